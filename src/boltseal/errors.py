@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 
 class ErrorCode(StrEnum):
-    """The fourteen codes of the distribution spec ("Error Codes"). The server sends no other code."""
+    """The fourteen codes of the distribution spec ("Error Codes"), and one for 503. The server sends no other code."""
 
     BLOB_UNKNOWN = "BLOB_UNKNOWN"
     BLOB_UPLOAD_INVALID = "BLOB_UPLOAD_INVALID"
@@ -31,12 +31,18 @@ class ErrorCode(StrEnum):
     DENIED = "DENIED"
     UNSUPPORTED = "UNSUPPORTED"
     TOOMANYREQUESTS = "TOOMANYREQUESTS"
+    UNAVAILABLE = "UNAVAILABLE"
+    """Of 503. The spec limits the codes of 4XX only; this one is of the reference implementation (docs/adr/0004)."""
 
 
 class BoltsealError(Exception):
-    """Base class of errors with a message for users. `code` overrides the code of the error's kind."""
+    """Base class of errors with a message for users. `code` overrides the code of the error's kind.
+
+    `place`: an address for the operator, which commands print after the message and a server does not send; "" for none.
+    """
 
     code: ClassVar[ErrorCode | None] = None
+    place: str = ""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -119,7 +125,7 @@ HTTP_ANSWERS: dict[type[BoltsealError], HttpAnswer] = {
     TooLarge: HttpAnswer(413, ErrorCode.SIZE_INVALID),
     RangeInvalid: HttpAnswer(416, ErrorCode.BLOB_UPLOAD_INVALID),
     TooMany: HttpAnswer(429, ErrorCode.TOOMANYREQUESTS),
-    Unavailable: HttpAnswer(503, ErrorCode.TOOMANYREQUESTS),
+    Unavailable: HttpAnswer(503, ErrorCode.UNAVAILABLE),
     Full: HttpAnswer(507, ErrorCode.BLOB_UPLOAD_INVALID),
 }
 
@@ -211,6 +217,16 @@ def quote(text: str, limit: int = 80) -> str:
     text = without_logins(text)
     shown = text if len(text) <= limit else text[:limit] + "..."
     return '"' + "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in shown) + '"'
+
+
+def operators_message(error: BoltsealError) -> str:
+    """Return the message with the place of the error, or of its cause: for a terminal of the host, not for clients."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BoltsealError) and cause.place:
+            return f"{error.message} [{cause.place}]"
+        cause = cause.__cause__
+    return error.message
 
 
 def kind_of(error: BoltsealError) -> type[BoltsealError]:

@@ -232,6 +232,8 @@ class _Backend(httpcore2.AsyncNetworkBackend):
                 found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except OSError as error:
                 raise httpcore2.ConnectError(f"{host}: {error.strerror}") from error
+            except UnicodeError as error:  # an empty label, or one of more than 63 characters
+                raise httpcore2.ConnectError(f"{host} is no host name") from error
             addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
             if self._reach is not None:
                 self._reach.check(host, port, addresses)

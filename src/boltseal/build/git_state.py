@@ -10,25 +10,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote as quoted
 from typing import Final, NamedTuple
 
-from boltseal.errors import Invalid, Unavailable, quote
-from boltseal.files.named_files import FileMissing
+from boltseal.errors import quote
+from boltseal.project.git_program import GitFailed, NotGit, ask_git
 
-TIMEOUT_S: Final = 120
-_SAFE: Final = (
-    "--no-optional-locks",
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "core.quotePath=false",
-)
 _ABBREVIATED: Final = 12
 _MAX_NESTED: Final = 10
 _PIECE_BYTES: Final = 1024 * 1024
@@ -36,14 +27,6 @@ _is_scp = re.compile(r"(?:[^@/]+@)?(?P<host>[^:/]+):(?P<path>(?!//).+)").fullmat
 _is_url = re.compile(
     r"(?P<scheme>https?|ssh|git)://(?:[^@/]*@)?(?P<host>[^/:]+)(?P<port>:[0-9]+)?/(?P<path>.+)"
 ).fullmatch
-
-
-class NotGit(Invalid):
-    """The folder is in no git repository, or the repository has no commit."""
-
-
-class GitFailed(Unavailable):
-    """git is not installed, failed, or did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +44,27 @@ class GitState:
     shallow: bool
 
 
-def git_state(folder: Path) -> GitState:
-    """Return the git state of a folder. Raises: NotGit, GitFailed."""
-    top = _git(folder, "rev-parse", "--show-toplevel")
+def git_state(folder: Path, environment: Mapping[str, str]) -> GitState:
+    """Return the git state of a folder. `environment`: for git. Raises: NotGit, GitFailed."""
+    top = _git(folder, environment, "rev-parse", "--show-toplevel")
     if top is None:
-        raise NotGit(f"{folder} is in no git repository, or git does not trust it")
+        raise NotGit(
+            f"{folder} is in no git repository, or git does not trust its owner; `git -C {quoted(str(folder))} status` shows which"
+        )
     root = Path(top)
-    revision = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    revision = _git(root, environment, "rev-parse", "--verify", "--quiet", "HEAD")
     if revision is None:
         raise NotGit(f"{root} has no commit yet")
-    described = _git(root, "describe", "--tags", "--always", f"--abbrev={_ABBREVIATED}") or revision[:_ABBREVIATED]
-    origin = _git(root, "config", "--get", "remote.origin.url") or ""
+    described = (
+        _git(root, environment, "describe", "--tags", "--always", f"--abbrev={_ABBREVIATED}") or revision[:_ABBREVIATED]
+    )
+    origin = _git(root, environment, "config", "--get", "remote.origin.url") or ""
     return GitState(
         revision,
         described,
-        _dirt(root),
+        _dirt(root, environment),
         public_source(origin),
-        _git(root, "rev-parse", "--is-shallow-repository") == "true",
+        _git(root, environment, "rev-parse", "--is-shallow-repository") == "true",
     )
 
 
@@ -89,13 +76,13 @@ class MergeStages(NamedTuple):
     theirs: bytes
 
 
-def merge_stages(folder: Path, name: str) -> MergeStages | None:
+def merge_stages(folder: Path, environment: Mapping[str, str], name: str) -> MergeStages | None:
     """Return the versions of a file in a merge conflict; None if it is in none.
 
     Raises: GitFailed.
     """
     base, ours, theirs = (
-        _git(folder, "cat-file", "blob", f":{stage}:./{name}", strip=False) for stage in ("1", "2", "3")
+        _git(folder, environment, "cat-file", "blob", f":{stage}:./{name}", strip=False) for stage in ("1", "2", "3")
     )
     if ours is None or theirs is None:
         return None
@@ -119,14 +106,22 @@ def _path(path: str) -> str:
     )
 
 
-def _dirt(root: Path, nested: int = 0) -> str | None:
+def _dirt(root: Path, environment: Mapping[str, str], nested: int = 0) -> str | None:
     """Return a hash of all files that were changed, added or deleted since the commit; None without any.
 
     Ignored files do not count.
     """
-    filters = _without_filters(root)
+    filters = _without_filters(root, environment)
     listed = _git(
-        root, *filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", strip=False
+        root,
+        environment,
+        *filters,
+        "status",
+        "--porcelain=v1",
+        "-z",
+        "--untracked-files=all",
+        "--no-renames",
+        strip=False,
     )
     if listed is None:
         raise GitFailed(f"git status failed in {root}; the uncommitted changes are unknown")
@@ -135,18 +130,19 @@ def _dirt(root: Path, nested: int = 0) -> str | None:
         return None
     hasher = sha256()
     for path in paths:
-        name, content = os.fsencode(path), _content(root / path, nested)
+        name, content = os.fsencode(path), _content(root / path, environment, nested)
         hasher.update(b"%d %s %d %s\n" % (len(name), name, len(content), content))
     return hasher.hexdigest()
 
 
-def _without_filters(root: Path) -> tuple[str, ...]:
+def _without_filters(root: Path, environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the options that disable filters of the repository's own configuration. The user's own filters stay.
 
     Raises: GitFailed.
     """
     listed = _git(
         root,
+        environment,
         "config",
         "--show-scope",
         "-z",
@@ -167,7 +163,7 @@ def _without_filters(root: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _content(path: Path, nested: int) -> bytes:
+def _content(path: Path, environment: Mapping[str, str], nested: int) -> bytes:
     try:
         found = path.lstat()
     except OSError:
@@ -175,8 +171,8 @@ def _content(path: Path, nested: int) -> bytes:
     if stat.S_ISLNK(found.st_mode):
         return b"link " + os.fsencode(path.readlink())
     if stat.S_ISDIR(found.st_mode):  # a nested repository: its commit and uncommitted changes
-        head = _git(path, "rev-parse", "--verify", "--quiet", "HEAD") or ""
-        return f"repository {head} {_dirt(path, nested + 1) if head and nested < _MAX_NESTED else ''}".encode()
+        head = _git(path, environment, "rev-parse", "--verify", "--quiet", "HEAD") or ""
+        return f"repository {head} {_dirt(path, environment, nested + 1) if head and nested < _MAX_NESTED else ''}".encode()
     if not stat.S_ISREG(found.st_mode):
         return b"special"
     hasher = sha256()
@@ -189,27 +185,10 @@ def _content(path: Path, nested: int) -> bytes:
     return b"%s %s" % (b"program" if found.st_mode & stat.S_IXUSR else b"file", hasher.hexdigest().encode())
 
 
-def _git(folder: Path, *arguments: str, strip: bool = True) -> str | None:
-    """Run git and return its output; None when it exits with an error. Raises: NotGit, GitFailed."""
-    try:
-        done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
-            ["git", *_SAFE, *arguments],  # noqa: S607 - the git of the user who runs the build
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        if not folder.is_dir():
-            raise FileMissing(folder) from error
-        raise GitFailed(f"git can't be run in {quote(str(folder))}: is it installed?") from error
-    except OSError as error:
-        raise GitFailed(f"git can't be run in {quote(str(folder))}: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise GitFailed(f"git did not answer for {quote(str(folder))} within {TIMEOUT_S:g} s") from error
-    if done.returncode != 0:
+def _git(folder: Path, environment: Mapping[str, str], *arguments: str, strip: bool = True) -> str | None:
+    """Run git and return its output; None when it exits with an error. Raises: GitFailed, FileMissing."""
+    answer = ask_git(folder, environment, *arguments)
+    if answer.code != 0:
         return None
-    output = os.fsdecode(done.stdout)
+    output = os.fsdecode(answer.out)
     return output.strip() if strip else output

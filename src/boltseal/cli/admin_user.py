@@ -1,4 +1,4 @@
-"""`boltseal admin user`: add, remove and list users. Changes take effect at once, also in a running server."""
+"""`boltseal admin user`: add, remove and list users and service accounts. Changes take effect at once, also in a running server."""
 
 from __future__ import annotations
 
@@ -25,11 +25,26 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False,
 
 
 @admin_user.command(cls=HelpCommand, epilog="Example: boltseal admin user add ci < password.txt")
-def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+def add(
+    name: NameArgument,
+    service: Annotated[
+        bool, typer.Option("--service", help="A service account: it has no password, and only API tokens.")
+    ] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Add a user, or change a password. It is read from the terminal or from standard input, never from the arguments."""
     with CommandOutput("admin-user-add", as_json=as_json) as output:
         check_user_name(name)
         settings = settings_of(config, data=data)
+        if service:
+            added = users.add_service(settings, name)
+            output.add(ref=name, status="added" if added else "unchanged")
+            output.say(
+                f"service account {name} {'added' if added else 'is there'}; `boltseal admin token create` makes its tokens"
+            )
+            return
         known = name in users.list_users(settings)
         try:
             hashed = hash_password(_password(name))
@@ -44,7 +59,7 @@ def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None
 def remove(
     name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
-    """Remove a user; their logins and tokens end at once."""
+    """Remove a user or a service account; their logins and tokens end at once."""
     with CommandOutput("admin-user-remove", as_json=as_json) as output:
         users.remove_user(settings_of(config, data=data), name)
         output.add(ref=name, status="removed")
@@ -56,11 +71,11 @@ def list_users(config: ConfigOption = None, data: DataOption = None, as_json: Js
     """List the users."""
     with CommandOutput("admin-user-ls", as_json=as_json) as output:
         settings = settings_of(config, data=data)
-        names = users.list_users(settings)
-        for name in names:
-            output.add(ref=name, status="user")
-            output.print(name)
-        if not names:
+        found = users.list_users(settings)
+        for name, kind in found.items():
+            output.add(ref=name, status=kind)
+            output.print(name if kind == "user" else f"{name} (service account)")
+        if not found:
             output.say(f"no users in {settings.htpasswd} or the database of {settings.server.data}")
 
 

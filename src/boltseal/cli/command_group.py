@@ -19,6 +19,7 @@ from boltseal.cli.command_search import unknown_command
 from boltseal.cli.command_table import SECTIONS
 from boltseal.cli.common_options import with_common_options
 from boltseal.cli.loading import load_module
+from boltseal.cli.output import print_line
 from boltseal.errors import Invalid
 
 MAX_HELP_COLUMNS: Final = 160
@@ -29,7 +30,18 @@ _WORD: Final = re.compile(r'(?:--?[a-z-]+ (?!-))?(?:[^\s"]|"[^"]*")+')
 LoadedCommand: TypeAlias = "typer.core.TyperCommand | typer.core.TyperGroup"
 
 
-class HelpCommand(typer.core.TyperCommand):
+class _HelpOption:
+    """Prints help as results are printed: a closed pipe or a full disk ends with the same message and exit code."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option `--help`, None if the command has none."""
+        option = super().get_help_option(ctx)  # type: ignore[misc]  # the method of typer's class beside it
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+class HelpCommand(_HelpOption, typer.core.TyperCommand):
     """A command whose example is printed as lines that a shell reads as one."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -37,7 +49,7 @@ class HelpCommand(typer.core.TyperCommand):
         _write_example(self.epilog, formatter)
 
 
-class HelpGroup(typer.core.TyperGroup):
+class HelpGroup(_HelpOption, typer.core.TyperGroup):
     """A group that lists its commands with whole summaries, and names the right command for an unknown word."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -176,6 +188,13 @@ def _group(group: Group) -> CommandGroup:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
+
+
+def _show_help(ctx: Any, _parameter: Any, wanted: bool) -> None:
+    """Print the help of a command and end. Raises: Exit, Unavailable, OutputClosed."""
+    if wanted and not ctx.resilient_parsing:
+        print_line(ctx.get_help())
+        raise typer.Exit
 
 
 def _no_options() -> None:

@@ -74,6 +74,13 @@ SECTIONS: Final = (
                         extra=_SERVER,
                     ),
                     Command(
+                        "admin migrate",
+                        "Move a registry into PostgreSQL and S3.",
+                        "boltseal admin migrate --from ./data --config ./new.toml --dry-run",
+                        keywords="migration move postgresql s3 database object store convert scale",
+                        extra=_SERVER,
+                    ),
+                    Command(
                         "admin user",
                         "Add, remove and list users.",
                         "boltseal admin user add ci",
@@ -83,11 +90,24 @@ SECTIONS: Final = (
                     ),
                     Command(
                         "admin token",
-                        "Rotate the key that signs bearer tokens.",
-                        "boltseal admin token rotate",
-                        keywords="login bearer jwt key",
+                        "Create, list and revoke API tokens.",
+                        "boltseal admin token create --owner ci --repositories 'shop/**'",
+                        keywords="login bearer jwt key access token secret robot service account rotate revoke",
                         group=True,
-                        extra=_SERVER,
+                    ),
+                    Command(
+                        "admin host",
+                        "List, show and forget the hosts that report.",
+                        "boltseal admin host ls --server registry.example.com",
+                        keywords="report ps scrub deploy running machine fleet forget stopped where runs",
+                        group=True,
+                    ),
+                    Command(
+                        "admin session",
+                        "List and revoke sessions of pipelines.",
+                        "boltseal admin session ls --data ./data",
+                        keywords="pipeline ci oidc id token login refresh revoke logout github gitlab",
+                        group=True,
                     ),
                     Command(
                         "admin config",

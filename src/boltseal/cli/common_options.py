@@ -16,7 +16,18 @@ from boltseal.files.named_files import require_file
 PATHS: Final = frozenset({"FILE", "FOLDER", "PATH"})
 """The metavars of paths."""
 MAY_BE_MISSING: Final = frozenset(
-    {"backup_to", "data", "metrics_file", "paths", "root", "signing_key", "state", "target", "write_baseline"}
+    {
+        "backup_to",
+        "data",
+        "metrics_file",
+        "paths",
+        "position",
+        "root",
+        "signing_key",
+        "state",
+        "target",
+        "write_baseline",
+    }
 )
 """Parameters with a path that is created, is on another host, or may be something else (`lock --update` also takes references)."""
 STANDARD_INPUT: Final = "-"

@@ -20,8 +20,8 @@ from boltseal.transfer.locations import Location
 
 @takes_registry_options
 def compare(
-    a: Annotated[str, typer.Argument(metavar="LOCATION", show_default=False, help=LOCATION_HELP)],
-    b: Annotated[str, typer.Argument(metavar="LOCATION", show_default=False, help=LOCATION_HELP)],
+    a: Annotated[str, typer.Argument(metavar="A", show_default=False, help=LOCATION_HELP)],
+    b: Annotated[str, typer.Argument(metavar="B", show_default=False, help=LOCATION_HELP)],
     packages: Annotated[
         bool, typer.Option("--packages", help="Also show packages (by SBOMs, else by the layers) and files.")
     ] = False,
@@ -56,7 +56,7 @@ def compare(
         output.print(found.verdict)
         for reason in found.reasons:
             output.print(f"  {reason}")
-        for which, digest in zip(("first", "second"), found.digests, strict=True):
+        for which, digest in zip(("A", "B"), found.digests, strict=True):
             output.print(f"  {which}: {digest}")
         if found.contents is not None:
             for line in contents_lines(found.contents):

@@ -20,6 +20,40 @@ FileOption = Annotated[
         "--file", "-f", metavar="FILE", show_default=False, help="A Compose file. Default: as Compose finds it."
     ),
 ]
+ManifestOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE",
+        show_default=False,
+        help="A Compose file. Default: as Compose finds it. With --kube: a manifest, a folder, or - for standard input.",
+    ),
+]
+KubeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kube", metavar="NAME", show_default=False, help="A cluster, by kubectl and this context; may be repeated."
+    ),
+]
+OneKubeOption = Annotated[
+    str | None,
+    typer.Option("--kube", metavar="NAME", show_default=False, help="A cluster, by kubectl and this context."),
+]
+KubeNamespaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", metavar="NAME", show_default=False, help="With --kube: this namespace. Default: the context's."
+    ),
+]
+ParallelOption = Annotated[bool, typer.Option("--parallel", help="Deploy to all clusters at the same time.")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="With --kube or --quadlet: show what would change, as the API server or Podman says; change nothing.",
+    ),
+]
 NameOption = Annotated[
     str | None,
     typer.Option(
@@ -71,7 +105,11 @@ AnywayOption = Annotated[
     bool, typer.Option("--anyway", help="Deploy the files although they differ from what a rollback restored.")
 ]
 TakeOverOption = Annotated[
-    bool, typer.Option("--take-over", help="Replace a project of this name that was started from another folder.")
+    bool,
+    typer.Option(
+        "--take-over",
+        help="Replace a project of this name that was started from another folder; with --kube: fields of other managers.",
+    ),
 ]
 NoScrubOption = Annotated[bool, typer.Option("--no-scrub", help="Do not verify pulled images on the disk.")]
 RequireScrubOption = Annotated[

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
+import typer
+
+from boltseal.cli.history_refused import print_refused
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
@@ -14,16 +18,27 @@ from boltseal.cli.remote import (
 from boltseal.cli.table import print_table
 from boltseal.commands.history import SignedHistory, UnsignedHistory, WatchedHistory, tag_history
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.refused_pushes import refused_pushes
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
 from boltseal.ledger.entry import format_time
+from boltseal.ledger.history import RepositoryHistory
 from boltseal.ledger.tag_intervals import BuiltOn, moment, recorded_base
 from boltseal.oci.reference import Reference
+from boltseal.policy.pipeline_claims import pipeline_text, shown_pipeline
 
 
 @takes_registry_options
 def history(
     ref: RemoteRefArgument,
+    refused: Annotated[
+        bool,
+        typer.Option(
+            "--refused",
+            help="Show the pushes that a boltseal registry refused: who, when, from where, and both digests. Without a tag those to "
+            "all tags of the repository.",
+        ),
+    ] = False,
     *,
     access: RegistryOptions,
     as_json: JsonOption = False,
@@ -38,6 +53,10 @@ def history(
     Exit code 1: the history is broken, or empty.
     """
     with CommandOutput("history", as_json=as_json) as output:
+        if refused:
+            reference = Reference.parse(ref)
+            print_refused(output, reference, refused_pushes(reference, access))
+            return
         found = tag_history(Reference.parse(ref), access)
         output.outcome = found.outcome
         match found:
@@ -75,15 +94,25 @@ def _print_signed(output: CommandOutput, found: SignedHistory) -> None:
             also=also,
             proven=each.index in found.proven.proven,
             **({} if built is None else {"built": built._asdict()}),
+            **({"pipeline": pipeline} if (pipeline := shown_pipeline(entry.extra)) else {}),
         )
-        by = clean(entry.actor) + (f": {clean(entry.reason)}" if entry.reason else "")
+        by = clean(pipeline_text(entry.extra) or entry.actor) + (f": {clean(entry.reason)}" if entry.reason else "")
         by += "" if built is None else f"; {_built_text(built)}"
         by += f"; also {', '.join(also)}" if also else ""
         bases = ("", "") if built is None else (clean(built.was), clean(built.digest))
         rows.append((str(each.index), moment(each.entry.time_us), each.entry.digest, event, mode, by, *bases))
     if rows and not output.as_json:
         _print_entries(rows)
+    _print_pipeline(output, tag, entries)
     print_proof(output, found.proven)
+
+
+def _print_pipeline(output: CommandOutput, tag: str, entries: RepositoryHistory) -> None:
+    """Print in one sentence which pipeline published what the tag resolves to now, if one did."""
+    changes = [each.entry for each in entries.of(tag) if each.changes and each.entry.digest]
+    text = pipeline_text(changes[-1].extra) if changes else ""
+    if text:
+        output.print(clean(f"{tag} was published by {text}"))
 
 
 def _print_entries(rows: Sequence[tuple[str, ...]]) -> None:

@@ -12,12 +12,9 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from boltseal.errors import CommandErrorCode
+from boltseal.cli.json_envelope import OptionalDigest, OptionalTime, ReportedError, SentReportRow, TagProofRow
 from boltseal.oci.jsontext import DigestText, TimeText
 from boltseal.policy.refusals import DetailDocument
-
-OptionalDigest = DigestText | None
-OptionalTime = TimeText | None
 
 _Row: TypeAlias = dict[str, Any]
 _FINDING: Final[_Row] = {"ref": str, "status": str, "reason": str}
@@ -42,6 +39,10 @@ _RELEASE: Final[_Row] = _FINDING | {
     "pulled?": bool,
     "log?": list[str],
     "tag?": str | None,
+    "branch?": str,
+    "commit?": str,
+    "cluster?": str,
+    "diff?": list[str],
 }
 _LISTED_RELEASE: Final[_Row] = _FINDING | {
     "runs": bool,
@@ -65,6 +66,7 @@ _RECEIPT: Final[_Row] = {
     "time?": TimeText,
     "by?": str,
     "mode?": str | None,
+    "pipeline?": dict[str, str],
     "ledger?": str,
     "index?": int,
     "size?": int,
@@ -109,6 +111,40 @@ _CONTAINER: Final[_Row] = _CHECK | {
     "built?": dict[str, Any] | None,
     "unasked?": str | None,
 }
+_HOST: Final[_Row] = _FINDING | {
+    "login?": str | None,
+    "last?": TimeText,
+    "since?": OptionalTime,
+    "reports?": list[dict[str, Any]],
+    "host?": str,
+    "kind?": str,
+    "subject?": str,
+    "received?": TimeText,
+    "overdue?": bool,
+    "image?": dict[str, Any],
+    "by?": str,
+    "started?": TimeText,
+    "ended?": OptionalTime,
+}
+_API_TOKEN: Final[_Row] = _FINDING | {
+    "owner": str,
+    "kind": Literal["person", "service"],
+    "repositories": list[str],
+    "actions": list[str],
+    "description": str,
+    "created": TimeText,
+    "created_by": str,
+    "expires": TimeText,
+    "ends": OptionalTime,
+    "used": OptionalTime,
+}
+_SESSION: Final[_Row] = _FINDING | {
+    "by": str,
+    "pipeline": dict[str, str],
+    "opened": TimeText,
+    "ends": TimeText,
+    "revoked": OptionalTime,
+}
 _VERDICT: Final[_Row] = {
     "platform?": str,
     "base?": str | None,
@@ -135,11 +171,20 @@ ROWS: Final[Mapping[str, _Row]] = {
     | dict.fromkeys(
         (
             *("entries?", "observations?", "tags?", "manifests?", "blobs?", "blob_bytes?"),
-            *("unnamed_blobs?", "unnamed_bytes?"),
+            *("unnamed_blobs?", "unnamed_bytes?", "names?", "unnamed_objects?"),
         ),
         int,
     ),
     "admin-gc": _FINDING | {"what": str, "size": int},
+    "admin-migrate": {"ref": str, "status": str, "reason?": str}
+    | {"move?": str, "notes?": list[str]}
+    | dict.fromkeys(
+        (
+            *("repositories?", "tags?", "manifests?", "entries?", "users?"),
+            *("blobs?", "blob_bytes?", "copied?", "copied_bytes?"),
+        ),
+        int,
+    ),
     "admin-restore": {"ref": str, "status": str, "reason?": str, "blobs?": int, "taken_bytes?": int},
     "admin-rules": {
         "number": int | None,
@@ -151,6 +196,14 @@ ROWS: Final[Mapping[str, _Row]] = {
         "settle": str | None,
     },
     "admin-rules-test": _FINDING | {"keep": str, "settle": str | None},
+    "admin-host-forget": _HOST,
+    "admin-host-ls": _HOST,
+    "admin-host-show": _HOST,
+    "admin-session-ls": _SESSION,
+    "admin-session-revoke": _SESSION,
+    "admin-token-create": _API_TOKEN | {"token": str},
+    "admin-token-ls": _API_TOKEN,
+    "admin-token-revoke": _API_TOKEN,
     "admin-token-rotate": {"ref": str, "status": str},
     "admin-user-add": {"ref": str, "status": str},
     "admin-user-ls": {"ref": str, "status": str},
@@ -193,7 +246,13 @@ ROWS: Final[Mapping[str, _Row]] = {
         "mode?": str | None,
         "also?": list[str],
         "built?": dict[str, Any],
+        "pipeline?": dict[str, str],
         "proven?": bool,
+        "first?": TimeText,
+        "times?": int,
+        "pushed?": OptionalDigest,
+        "address?": str | None,
+        "free?": list[str],
     },
     "inspect": {
         "ref": str,
@@ -299,7 +358,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "notes": list[str],
     },
     "release-diff": _FINDING | {"before": str | None, "after": str | None},
-    "release-hold": _FINDING | {"service": str, "digest": OptionalDigest},
+    "release-hold": _FINDING | {"service": str, "digest": OptionalDigest, "branch?": str},
     "release-ls": _LISTED_RELEASE,
     "release-show": _LISTED_RELEASE,
     "release-unlock": _FINDING | {"owner": str, "since": str, "container": str},
@@ -383,31 +442,6 @@ ROWS: Final[Mapping[str, _Row]] = {
 """The keys of one result, by the name in the envelope's `schema`."""
 
 
-class ReportedError(msgspec.Struct, forbid_unknown_fields=True):
-    """An error. `code`: its kind. `detail`: of a refusal."""
-
-    code: CommandErrorCode
-    message: str
-    detail: DetailDocument | UnsetType = UNSET
-
-
-class TagProofRow(msgspec.Struct, forbid_unknown_fields=True):
-    """How a tag of a registry whose ledger is trusted was proven, by entry `entry` of the log `ledger`.
-
-    `size`: the entries under the checked checkpoint. `freshness`: whether a newer entry about the tag is ruled out; null for
-    a sealed tag, which needs none.
-    """
-
-    ref: str
-    state: Literal["sealed", "mutable", "deleted", "absent", "observed"]
-    digest: OptionalDigest
-    ledger: str
-    entry: int | None
-    time: OptionalTime
-    size: int
-    freshness: Literal["proven", "not proven"] | None
-
-
 def envelope(command: str) -> type[msgspec.Struct]:
     """Return the type of what a command prints with `--json`. `command`: a key of ROWS."""
     name = "".join(word.capitalize() for word in command.split("-"))
@@ -420,6 +454,8 @@ def envelope(command: str) -> type[msgspec.Struct]:
         ("errors", list[ReportedError]),
         ("proofs", list[TagProofRow] | UnsetType, UNSET),
     ]
+    if command in _REPORTING:
+        fields.append(("report", SentReportRow | UnsetType, UNSET))
     return msgspec.defstruct(name, fields, **_EXACT)
 
 
@@ -432,6 +468,8 @@ def json_schema(command: str) -> dict[str, Any]:
     return identified | msgspec.json.schema(envelope(command))
 
 
+_REPORTING: Final = frozenset({"ps", "scrub", "deploy", "rollback"})
+"""The commands that can report to a registry."""
 _EXACT: Final[dict[str, Any]] = {"forbid_unknown_fields": True, "kw_only": True}
 
 

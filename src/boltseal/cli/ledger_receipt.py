@@ -21,6 +21,7 @@ from boltseal.ledger.entry import format_time
 from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import VerifiedReceipt
 from boltseal.oci.reference import Reference
+from boltseal.policy.pipeline_claims import pipeline_text, shown_pipeline
 
 _WRITE: Final = "write"
 
@@ -31,6 +32,16 @@ class _Group(HelpGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {*self.commands, "--help", "-h"}
         return super().parse_args(ctx, args if not args or args[0] in known else [_WRITE, *args])
+
+
+class _WriteCommand(HelpCommand):
+    """The subcommand `write` under the words that a user types, so that usage and errors do not show its own name."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the arguments as those of the group."""
+        if parent is not None:
+            info_name, parent = parent.info_name, parent.parent
+        return super().make_context(info_name, args, parent, **extra)
 
 
 ledger_receipt = typer.Typer(
@@ -44,7 +55,7 @@ ledger_receipt = typer.Typer(
 
 @ledger_receipt.command(
     _WRITE,
-    cls=HelpCommand,
+    cls=_WriteCommand,
     hidden=True,
     epilog="Example: boltseal ledger receipt localhost:5000/shop/app:1.4.2 -o app.tlog-proof",
 )
@@ -125,6 +136,7 @@ def _fields(receipt: VerifiedReceipt) -> dict[str, Any]:
         "time": format_time(entry.time_us),
         "by": entry.actor,
         "mode": entry.extra.get("mode"),
+        **({"pipeline": pipeline} if (pipeline := shown_pipeline(entry.extra)) else {}),
         "ledger": head.origin,
         "index": receipt.index,
         "size": head.size,
@@ -136,7 +148,8 @@ def _sentence(receipt: VerifiedReceipt) -> str:
     fields = _fields(receipt)
     mode = f", {fields['mode']}" if fields["mode"] else ""
     digest = f" as {fields['digest']}" if fields["digest"] else ""
+    by = pipeline_text(receipt.entry.extra) or fields["by"] or "anonymous"
     return clean(
-        f"{fields['ref']} was {fields['event']}{digest} at {fields['time']} by {fields['by'] or 'anonymous'}{mode}: entry "
+        f"{fields['ref']} was {fields['event']}{digest} at {fields['time']} by {by}{mode}: entry "
         f"{fields['index']} of the ledger {fields['ledger']}"
     )

@@ -22,6 +22,7 @@ SERVER_MODULES: Final = frozenset(
         "alembic",
         "bcrypt",
         "granian",
+        "jinja2",
         "joserfc",
         "prometheus_client",
         "pydantic",
@@ -32,6 +33,9 @@ SERVER_MODULES: Final = frozenset(
     }
 )
 """Import names of the libraries of the extra `server`; tests/cli/test_client_install.py compares them with the imports."""
+
+_EXTRAS: Final = {"psycopg": "server,postgresql"}
+"""Libraries of further extras that a command may need, and what to install for them."""
 
 
 def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleType:
@@ -46,7 +50,8 @@ def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleT
             return load(name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if extra is None or missing not in SERVER_MODULES:
+        extra = _EXTRAS.get(missing, extra)
+        if extra is None or missing not in SERVER_MODULES | _EXTRAS.keys():
             raise
         raise Invalid(f"{command} needs the {extra} extra: {install_command(extra, Path(sys.prefix))}") from error
 

@@ -4,7 +4,7 @@ The envelope is one JSON object on stdout, also when the command fails:
 
     {"schema": "boltseal.COMMAND/1", "outcome": "holds|differs|unknown", "results": [...], "errors": [...]}
 
-A run that proved tags by a trusted ledger has `"proofs": [...]` as well, one for each tag.
+A command that reports to a registry has `"report": {...}` as well. A run that proved tags by a trusted ledger has `"proofs": [...]` as well, one for each tag.
 Each error is {"code", "message"}, and has the "detail" of a refusal (`policy.refusals`) by a boltseal registry or data
 folder; the code of a defect in boltseal is INTERNAL. A command opens a `CommandOutput`, adds
 results and leaves the block, which prints the envelope. Without `--json` the command prints its own text.
@@ -37,6 +37,7 @@ from boltseal.errors import (
     Unavailable,
     command_code,
     exit_code,
+    operators_message,
     without_logins,
 )
 
@@ -114,12 +115,16 @@ def host_error(error: BaseException | None) -> BoltsealError | None:
 
 
 class CommandOutput:
-    """The output of one command. `results` are JSON objects in the order in which they were added."""
+    """The output of one command. `results` are JSON objects in the order in which they were added.
+
+    `report`: how a report to a registry ended, None without one.
+    """
 
     def __init__(self, command: str, *, as_json: bool) -> None:
         self.as_json = as_json
         self.outcome = Outcome.HOLDS
         self.results: list[Mapping[str, Any]] = []
+        self.report: Mapping[str, Any] | None = None
         self._command = command
         self._errors: list[Mapping[str, Any]] = []
 
@@ -159,7 +164,7 @@ class CommandOutput:
         if self.outcome is not Outcome.DIFFERS:
             self.outcome = Outcome.UNKNOWN
         self._errors.append(_error_json(error))
-        say(f"boltseal: {clean(error.message)}")
+        say(f"boltseal: {clean(operators_message(error))}")
 
     def nothing_to_check(self, what: str, remedy: str) -> str:
         """Report that a check found nothing to check: the outcome becomes unknown, unless it is DIFFERS already.
@@ -176,13 +181,13 @@ class CommandOutput:
 
     def _emit(self, errors: Sequence[Mapping[str, Any]]) -> None:
         if self.as_json:
-            print_envelope(self._command, self.outcome, self.results, [*self._errors, *errors])
+            print_envelope(self._command, self.outcome, self.results, [*self._errors, *errors], self.report)
         else:
             talk().proofs.clear()  # nothing prints them, and a command with --every would keep those of each round
 
 
 def _error_json(error: BoltsealError) -> dict[str, Any]:
-    return {"code": command_code(error), "message": error.message, **refusal_json(error)}
+    return {"code": command_code(error), "message": operators_message(error), **refusal_json(error)}
 
 
 def refusal_json(error: BoltsealError) -> dict[str, Any]:
@@ -192,7 +197,11 @@ def refusal_json(error: BoltsealError) -> dict[str, Any]:
 
 
 def print_envelope(
-    command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]]
+    command: str,
+    outcome: Outcome,
+    results: Sequence[Mapping[str, Any]],
+    errors: Sequence[Mapping[str, Any]],
+    report: Mapping[str, Any] | None = None,
 ) -> None:
     """Print the one JSON object of `--json`. Raises: Unavailable, OutputClosed."""
     shown = [{**error, "message": without_logins(error["message"])} for error in errors]
@@ -202,6 +211,8 @@ def print_envelope(
         "results": results,
         "errors": shown,
     }
+    if report is not None:
+        envelope["report"] = report
     if talk().proofs:
         envelope["proofs"] = [each.as_json() for each in talk().proofs]
         talk().proofs.clear()  # with --every the next run has its own

@@ -12,17 +12,22 @@ import typer
 
 from boltseal.cli.context import client_context
 from boltseal.cli.durations import duration_option
+from boltseal.cli.host_options import HostsFileOption, named_hosts
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.project_options import AllowOption, ProjectOption
 from boltseal.cli.ps_text import blocks
 from boltseal.cli.remote import takes_registry_options
+from boltseal.cli.report_options import ReportAsOption, ReportEveryOption, ReportOption, show_report
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
 from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
+from boltseal.commands.host_reports import ReportOptions, report_target
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.ps import ContainerFilter, RunningResult, list_running
+from boltseal.commands.ps_report import report_running
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
+from boltseal.errors import Invalid
 from boltseal.host.containers.rows import ContainerRow
 from boltseal.lockfile.format import time_text
 from boltseal.policy.durations import Duration
@@ -31,6 +36,7 @@ from boltseal.policy.durations import Duration
 @takes_registry_options
 def ps(
     host: HostsOption = None,
+    hosts_file: HostsFileOption = None,
     compose: ComposeOption = None,
     kube: KubeOption = None,
     namespace: NamespaceOption = None,
@@ -41,6 +47,9 @@ def ps(
     ] = None,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
+    report: ReportOption = None,
+    report_as: ReportAsOption = None,
+    report_every: ReportEveryOption = None,
     *,
     access: RegistryOptions,
     as_json: JsonOption = False,
@@ -51,14 +60,24 @@ def ps(
     it, and how many moves behind it is; whether it matches boltseal.lock; since when it runs, and who released it.
     Changes nothing.
 
+    --report sends the images of all containers of one engine to a boltseal registry, which then keeps them. Whether that
+    worked is shown, and does not change the exit code.
+
     Exit code 3: a host, or a record of this user, could not be read. `boltseal verify --running` checks containers against the lock.
     """
-    where = ContainerFilter(tuple(host or ()), compose, kube, namespace)
+    where = ContainerFilter(named_hosts(host, hosts_file), compose, kube, namespace)
+    reporting = ReportOptions(report, report_as, report_every)
+    if report is not None and (len(where.hosts) > 1 or compose or kube or watch):
+        raise Invalid(
+            "--report is about all containers of one engine, once; leave out --compose, --kube, --watch and a second --host"
+        )
     printer = _Printer()
     while True:
         client, access = client_context(), access.renewed()
         try:
             with CommandOutput("ps", as_json=as_json) as output:
+                engine = None if kube else client.engine_address(next(iter(where.hosts), None))
+                target = report_target(reporting, client, engine)
                 allowed = _no_registry if offline else registry_filter(access, allow or [])
                 found = list_running(where, project, client, None if offline else access, allowed)
                 for row in found.rows:
@@ -69,6 +88,8 @@ def ps(
                     output.could_not_check(found.releases.unread)
                 if not as_json:
                     printer.print(found, client.now_us())
+                if target is not None:
+                    show_report(output, report_running(access, target, found, str(engine)))
         except typer.Exit:
             if watch is None:
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,11 @@ from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.ratelimit import pull_limits
 from boltseal.commands.registry_access import RegistryOptions
+from boltseal.errors import BoltsealError
 from boltseal.ledger.tag_intervals import moment
+
+if TYPE_CHECKING:
+    from boltseal.server.commands.ratelimit import UpstreamLimit  # the client is installed without the server
 
 
 @takes_registry_options
@@ -39,14 +43,17 @@ def ratelimit(
 
     Without a registry it shows what the upstreams of the mirror on this data folder reported last, and sends no request.
 
-    Exit code 1: the pulls left are at most the upstream's reserve, or a registry in the arguments has none left; 3: no
-    answer.
+    Exit code 1: the pulls left are at most the upstream's reserve, or a registry in the arguments has none left; 3: a
+    registry did not answer, nothing is recorded of an upstream, or there is none.
     """
     with CommandOutput("ratelimit", as_json=as_json) as output:
         rows = []
         if registries:
             for name, limit in pull_limits(registries, access).items():
-                rows.append(_add(output, name, limit, 0, moment(clock_us())))
+                if isinstance(limit, BoltsealError):
+                    rows.append(_add_unknown(output, name, limit.message))
+                else:
+                    rows.append(_add(output, name, limit, 0, moment(clock_us())))
         else:
             rows = _of_mirror(output, config, data)
         if not as_json and rows:
@@ -60,14 +67,35 @@ def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) ->
     limits = use_case.upstream_limits(options.store_settings(config, data))
     rows = []
     for each in limits:
-        rows.append(_add(output, each.registry, each.limit, each.reserve, _time(each.time_us)))
+        if each.limit is None:
+            rows.append(_add_unknown(output, each.registry, _why_unknown(each)))
+        else:
+            rows.append(_add(output, each.registry, each.limit, each.reserve, _time(each.time_us)))
         if each.down_us is not None:
             say(f"{each.registry} has not answered since {_time(each.down_us)}: {each.down_reason}")
         if each.paused_until_us is not None:
             say(f"{each.registry} gets no request before {_time(each.paused_until_us)}: {each.pause_reason}")
     if not limits:
-        say("there is no [[upstream]]; name a registry, such as: boltseal ratelimit docker.io")
+        output.outcome = Outcome.UNKNOWN
+        say(
+            "boltseal: nothing to show: there is no [[upstream]]; name a registry, such as: boltseal ratelimit docker.io"
+        )
     return rows
+
+
+def _why_unknown(each: UpstreamLimit) -> str:
+    if each.down_us is not None:
+        return f"it has not answered since {_time(each.down_us)}, and no pull limit is recorded"
+    return f"no pull limit is recorded: it was not asked yet, or states none; ask it with: boltseal ratelimit {each.registry}"
+
+
+def _add_unknown(output: CommandOutput, name: str, reason: str) -> tuple[str, ...]:
+    """Add a registry whose limit is not known to the results, and return its row of the table."""
+    if output.outcome is not Outcome.DIFFERS:
+        output.outcome = Outcome.UNKNOWN
+    output.add(ref=name, status="unknown", reason=reason)
+    say(f"boltseal: {name}: {reason}")
+    return name, "?", "?", "", "", ""
 
 
 def _time(time_us: int | None) -> str:

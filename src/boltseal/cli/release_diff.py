@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from boltseal.cli.context import client_context
-from boltseal.cli.deploy_options import NameOption
+from boltseal.cli.deploy_options import KubeNamespaceOption, NameOption, OneKubeOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.table import print_table
+from boltseal.commands.cluster_releases import ClusterPlace, diff_cluster_releases, kube_project_name
 from boltseal.commands.project_name import project_name
 from boltseal.commands.releases import diff_releases
 from boltseal.commands.text import clean
@@ -22,6 +24,8 @@ def release_diff(
     before: Annotated[int, typer.Argument(metavar="NUMBER", show_default=False, help="A release.")],
     after: Annotated[int, typer.Argument(metavar="NUMBER", show_default=False, help="Another release.")],
     project: NameOption = None,
+    kube: OneKubeOption = None,
+    namespace: KubeNamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what changed between two releases: images, their labels and bases, settings, environment, files.
@@ -32,7 +36,11 @@ def release_diff(
     """
     with CommandOutput("release-diff", as_json=as_json) as output:
         client = client_context()
-        found = diff_releases(project_name(project, client), before, after, client)
+        if kube is not None:
+            named = kube_project_name(project, Path())
+            found = diff_cluster_releases(client, ClusterPlace(kube, namespace), named, before, after)
+        else:
+            found = diff_releases(project_name(project, client), before, after, client)
         output.outcome = found.outcome
         for each in found.changes:
             output.add(

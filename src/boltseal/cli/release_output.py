@@ -41,8 +41,9 @@ def print_release(output: CommandOutput, done: DeployResult) -> None:
     if output.as_json:
         return
     if outcome is None:
+        written = str(release.end) == "written"
         output.print(
-            f"release {release.number} of {release.project} runs already: nothing was pulled, started or stopped"
+            f"release {release.number} of {release.project} {'is written' if written else 'runs'} already: nothing was pulled, started or stopped"
         )
         for name, result in sorted(done.scrubs.items()):
             say(clean(f"{name}: {result}"))
@@ -73,8 +74,9 @@ def _print_outcome(output: CommandOutput, done: DeployResult, outcome: ReleaseOu
                 f"the project's files are still those of release {release.number}: mend them and deploy again, or restore those of "
                 f"release {outcome.back} by `boltseal rollback {outcome.back} --restore-files`"
             )
-    elif failed:
-        output.print(clean(f"release {release.number} of {release.project} failed: {release.reason}"))
+    elif failed or release.end == "written":
+        how = "failed" if failed else "is written, and Podman's generator reads it"
+        output.print(clean(f"release {release.number} of {release.project} {how}: {release.reason}"))
     else:
         of = "" if release.of is None else f", as release {release.of} did"
         running = f"{counted(len(rows), 'service')}, healthy"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from boltseal.cli.context import client_context
-from boltseal.cli.deploy_options import NameOption
+from boltseal.cli.deploy_options import KubeNamespaceOption, NameOption, OneKubeOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.release_output import release_end, release_fields
+from boltseal.commands.cluster_releases import ClusterPlace, kube_project_name, show_cluster_release
 from boltseal.commands.project_name import project_name
 from boltseal.commands.releases import ListedRelease, image_text, show_release, unfinished_notice
 from boltseal.commands.text import clean
@@ -24,12 +26,18 @@ def release_show(
         typer.Argument(metavar="[NUMBER]", show_default=False, help="A release. Default: the one that runs."),
     ] = None,
     project: NameOption = None,
+    kube: OneKubeOption = None,
+    namespace: KubeNamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one release: time, user, revision, result, and the image of each service with its digest."""
     with CommandOutput("release-show", as_json=as_json) as output:
         client = client_context()
-        listed = show_release(project_name(project, client), number, client)
+        if kube is not None:
+            named = kube_project_name(project, Path())
+            listed = show_cluster_release(client, ClusterPlace(kube, namespace), named, number)
+        else:
+            listed = show_release(project_name(project, client), number, client)
         output.add(**release_fields(listed))
         for line in _lines(listed):
             output.print(clean(line))

@@ -26,7 +26,15 @@ from boltseal.cli.common_options import QuietOption, VerboseOption, set_verbosit
 from boltseal.cli.output import OutputClosed, Talk, host_error, one_run, print_envelope, print_line, say
 from boltseal.commands.outcome import Outcome
 from boltseal.config import completion_requested, debug_requested
-from boltseal.errors import BoltsealError, CommandErrorCode, ExitCode, command_code, exit_code, without_logins
+from boltseal.errors import (
+    BoltsealError,
+    CommandErrorCode,
+    ExitCode,
+    command_code,
+    exit_code,
+    operators_message,
+    without_logins,
+)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer exports no name for it
 
@@ -76,9 +84,9 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
             ended = (cli or build())(args=words, obj=context, prog_name="boltseal", standalone_mode=False)
             code = ended if isinstance(ended, int) else ExitCode.HOLDS
         except BoltsealError as error:
-            _say(error.message)
-            code = exit_code(error)
-            _print_error(this, words, command_code(error), error.message, code)
+            message, code = operators_message(error), exit_code(error)
+            _say(message)
+            _print_error(this, words, command_code(error), message, code)
         except _UsageError as error:
             _show_usage_error(error)
             code = ExitCode.USAGE

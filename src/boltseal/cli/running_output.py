@@ -16,7 +16,7 @@ from boltseal.lockfile.container_check import DigestKind
 from boltseal.lockfile.format import time_text
 
 
-def add_failed(output: CommandOutput, found: FoundContainers) -> None:
+def add_failed(output: CommandOutput, found: FoundContainers, missing_weight: str = "note") -> None:
     """Report hosts and records that could not be read, which makes the outcome unknown, and services without a container."""
     unread = [(name, error.message) for name, error in found.failed]
     unread += [(each.name, reason) for each in found.hosts for reason in each.unread]
@@ -26,7 +26,7 @@ def add_failed(output: CommandOutput, found: FoundContainers) -> None:
         say(f"boltseal: {clean(reason)}")
     for name in found.missing if found.hosts else ():
         reason = "no container runs for this service"
-        output.add(ref=name, status="not-running", reason=reason, weight="note")
+        output.add(ref=name, status="not-running", reason=reason, weight=missing_weight)
         say(f"{clean(name)}: {reason}")
 
 

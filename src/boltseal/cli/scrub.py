@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from boltseal.cli.context import client_context
+from boltseal.cli.host_options import HostsFileOption, named_hosts
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.registry_arguments import RegistryArguments, takes_registry_arguments
+from boltseal.cli.report_options import ReportAsOption, ReportEveryOption, ReportOption, show_report
 from boltseal.cli.scrub_options import (
     AllowOption,
     BaselineOption,
@@ -44,6 +46,7 @@ from boltseal.commands.scrub import ScrubImagesRequest, ScrubResult, parse_rate,
 from boltseal.commands.scrub_baseline_options import BaselineOptions
 from boltseal.commands.scrub_expectations import ExpectationOptions
 from boltseal.commands.scrub_hosts_request import ScrubHostsRequest
+from boltseal.errors import Invalid
 from boltseal.files.named_files import require_file
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.missing_manifests import FetchManifests
@@ -53,12 +56,14 @@ from boltseal.policy.durations import Duration
 
 if TYPE_CHECKING:
     from boltseal.cli import remote, scrub_hosts
-    from boltseal.commands import project_images, scrub_manifests
+    from boltseal.commands import host_reports, project_images, scrub_manifests, scrub_report
 else:  # a scrub of this host without expected digests starts in half of the time
+    host_reports = deferred("boltseal.commands.host_reports")
     project_images = deferred("boltseal.commands.project_images")
     remote = deferred("boltseal.cli.remote")
     scrub_hosts = deferred("boltseal.cli.scrub_hosts")
     scrub_manifests = deferred("boltseal.commands.scrub_manifests")
+    scrub_report = deferred("boltseal.commands.scrub_report")
 
 DEFAULT_HOST_TIMEOUT: Final = Duration.parse("6h")
 
@@ -87,9 +92,13 @@ def scrub(
     complete: CompleteOption = False,
     metrics_file: MetricsOption = None,
     host: HostsOption = None,
+    hosts_file: HostsFileOption = None,
     host_timeout: HostTimeoutOption = DEFAULT_HOST_TIMEOUT,
     until_stdin_ends: EndWithStdinOption = False,
     allow_empty: AllowEmptyOption = False,
+    report: ReportOption = None,
+    report_as: ReportAsOption = None,
+    report_every: ReportEveryOption = None,
     *,
     access: RegistryArguments,
     as_json: JsonOption = False,
@@ -99,6 +108,9 @@ def scrub(
     Each image is printed with what its files are compared with. L0: only the store's own records. L1: the digest that you
     expect (IMAGE@sha256:..., --expect, a lock or a baseline). L2: a ledger's receipt. B: the files that a signed baseline
     recorded, where the store can't prove them by a digest.
+
+    --report sends the counts, and which images differ or could not be checked, to a boltseal registry. Whether that worked is
+    shown, and does not change the exit code.
 
     Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image. Containers
     that were removed meanwhile (gone) do not change it. Build caches without a digest (not checked) and content that
@@ -122,12 +134,16 @@ def scrub(
             shares=None if share is None else parse_share(share),
         )
         fetching = _ManifestFetching(access, tuple(images or ()), tuple(allow or ()))
-        if host:
-            _scrub_hosts(output, request, fetching, tuple(host), host_timeout)
+        hosts = named_hosts(host, hosts_file)
+        reporting = (report, report_as, report_every)
+        if report is not None and (images or hosts):
+            raise Invalid("--report is about all images of this host; leave out IMAGE, --host and --hosts-file")
+        if hosts:
+            _scrub_hosts(output, request, fetching, hosts, host_timeout)
             return
         if until_stdin_ends:
             end_with_stdin()
-        _scrub_this_host(output, request, fetching)
+        _scrub_this_host(output, request, fetching, reporting)
 
 
 class _ManifestFetching(NamedTuple):
@@ -151,13 +167,25 @@ def _scrub_hosts(
     scrub_hosts.print_hosts(output, asked)
 
 
-def _scrub_this_host(output: CommandOutput, request: ScrubImagesRequest, fetching: _ManifestFetching) -> None:
+def _scrub_this_host(
+    output: CommandOutput,
+    request: ScrubImagesRequest,
+    fetching: _ManifestFetching,
+    reporting: tuple[str | None, str | None, Duration | None],
+) -> None:
     for path in request.roots:
         require_file(path)
+    client = client_context()
+    target = None
+    if any(each is not None for each in reporting):
+        target = host_reports.report_target(host_reports.ReportOptions(*reporting), client)
     with Progress() as progress:
-        found = scrub_images(request, client_context(), _fetcher(fetching), _RateProgress(progress))
+        found = scrub_images(request, client, _fetcher(fetching), _RateProgress(progress))
     gc.freeze()  # a scrub makes no cycles, and Python would search all modules for some at exit
     _print_result(output, found, request)
+    if target is not None:
+        options = remote.registry_options(fetching.access)
+        show_report(output, scrub_report.report_scrub(options, target, request, found))
 
 
 def _print_result(output: CommandOutput, found: ScrubResult, request: ScrubImagesRequest) -> None:

@@ -27,8 +27,9 @@ from boltseal.errors import Invalid
 from boltseal.server import logs, supervisor
 from boltseal.server.commands.users import list_users
 from boltseal.server.settings import Settings, exposure_refusal
+from boltseal.server.single_server import only_server
 from boltseal.server.storage.certificate import check_certificate
-from boltseal.server.store_factory import only_server, prepare
+from boltseal.server.store_factory import prepare
 
 
 def serve(
@@ -81,7 +82,6 @@ def serve(
             settings,
             read,
             as_json=as_json,
-            has_users=bool(users),
             listening=lambda: _greet(
                 settings,
                 login=bool(users) or settings.auth.configured,

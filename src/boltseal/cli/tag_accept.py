@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
-from boltseal.cli.server_options import store_settings
 from boltseal.cli.table import print_table
+from boltseal.cli.tag_target import TagTarget, takes_tag_target
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.tag_changes import HeldResult
 from boltseal.ledger.entry import format_time
 from boltseal.ledger.tag_intervals import moment
-from boltseal.server.commands.tag_accept import accept_tag, held_tags, upstream_tag
-from boltseal.server.registry.observations import HeldTag
 
 
+@takes_tag_target
 def tag_accept(
     ref: Annotated[
         str | None,
@@ -26,8 +26,8 @@ def tag_accept(
         ),
     ] = None,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; recorded permanently.")] = "",
-    config: ConfigOption = None,
-    data: DataOption = None,
+    *,
+    target: TagTarget,
     as_json: JsonOption = False,
 ) -> None:
     """Serve an upstream tag's new digest that a rule (on_move, first_seen) holds back. Works while the server runs.
@@ -37,34 +37,32 @@ def tag_accept(
     Exit code 1: nothing is held back of that tag, or another digest.
     """
     with CommandOutput("tag-accept", as_json=as_json) as output:
-        settings = store_settings(config, data)
+        changes = target.changes("tag accept")
         if ref is None:
-            _list(output, held_tags(settings))
+            _list(output, changes.held())
             return
-        done = accept_tag(settings, upstream_tag(ref, settings), reason)
+        done = changes.accept(ref, reason)
         output.add(
-            ref=str(done.tag),
+            ref=done.tag,
             status="accepted",
             reason=reason.strip(),
             digest=str(done.digest),
             was=None if done.was is None else str(done.was),
-            entry=done.entry,
+            entry=done.entry_index,
         )
         output.print(f"{done.tag}@{done.digest}")
-        output.say(f"{done.tag} is served as {done.digest} from now on (observation {done.entry})")
+        output.say(f"{done.tag} is served as {done.digest} from now on (observation {done.entry_index})")
 
 
-def _list(output: CommandOutput, tags: Sequence[HeldTag]) -> None:
+def _list(output: CommandOutput, tags: Sequence[HeldResult]) -> None:
     rows = []
     for each in tags:
-        held, served = each.known.held, each.known.serves
-        if held is None:
-            continue
-        name, since = f"{each.repository}:{each.tag}", format_time(each.known.held_us or 0)
-        was = None if served is None else str(served.digest)
+        was = None if each.serves is None else str(each.serves)
         output.outcome = Outcome.DIFFERS
-        output.add(ref=name, status="held", reason="", digest=str(held.digest), was=was, time=since)
-        rows.append((name, str(held.digest), was or "nothing", moment(each.known.held_us or 0)))
+        output.add(
+            ref=each.tag, status="held", reason="", digest=str(each.digest), was=was, time=format_time(each.since_us)
+        )
+        rows.append((each.tag, str(each.digest), was or "nothing", moment(each.since_us)))
     if rows and not output.as_json:
         print_table(("TAG", "HELD", "SERVED", "SINCE"), rows)
     elif not rows:

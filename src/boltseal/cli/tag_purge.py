@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from boltseal.cli.confirmation import DryRunOption, YesOption, confirmed
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.options import JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
-from boltseal.cli.server_options import store_settings
+from boltseal.cli.tag_target import TagTarget, takes_tag_target
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.tag_changes import PurgeResult
 from boltseal.commands.text import counted
-from boltseal.server.commands.data_folder import required_reason
-from boltseal.server.commands.tag_purge import PurgeResult, plan_purge, purge_image
 
 
+@takes_tag_target
 def tag_purge(
     ref: RefArgument,
     reason: ReasonOption,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
-    config: ConfigOption = None,
-    data: DataOption = None,
+    *,
+    target: TagTarget,
     as_json: JsonOption = False,
 ) -> None:
     """Delete an image, all of its tags and every blob that nothing else references, sealed or not: for a leaked secret.
@@ -29,9 +29,8 @@ def tag_purge(
     lists everything first and asks; without a terminal it needs --yes. Works while the server runs.
     """
     with CommandOutput("tag-purge", as_json=as_json) as output:
-        settings = store_settings(config, data)
-        required_reason(reason)
-        plan = plan_purge(settings, ref)
+        changes = target.changes("tag purge")
+        plan = changes.plan_purge(ref, reason)
         if dry_run:
             _show(output, plan, planned=True)
             return
@@ -39,7 +38,7 @@ def tag_purge(
             output.outcome = Outcome.DIFFERS
             output.say("nothing was deleted")
             return
-        _show(output, purge_image(settings, ref, reason, plan), planned=False)
+        _show(output, changes.purge(ref, reason, plan), planned=False)
 
 
 def _listed(plan: PurgeResult) -> Iterator[str]:

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.options import JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
-from boltseal.cli.server_options import store_settings
-from boltseal.server.commands.tag_restore import restore_tag
+from boltseal.cli.tag_target import TagTarget, takes_tag_target
 
 
+@takes_tag_target
 def tag_restore(
     ref: RefArgument,
     to: Annotated[
@@ -24,8 +24,8 @@ def tag_restore(
         ),
     ],
     reason: ReasonOption,
-    config: ConfigOption = None,
-    data: DataOption = None,
+    *,
+    target: TagTarget,
     as_json: JsonOption = False,
 ) -> None:
     """Move a mutable tag back to a digest that its history has.
@@ -33,8 +33,8 @@ def tag_restore(
     Recorded like every move; a sealed tag is refused. The present digest stays pullable. Works while the server runs.
     """
     with CommandOutput("tag-restore", as_json=as_json) as output:
-        done = restore_tag(store_settings(config, data), ref, to, reason)
-        reference, restored = done.reference, done.restored
+        restored = target.changes("tag restore").restore(ref, to, reason)
+        reference = restored.reference
         output.add(
             ref=str(reference),
             status="restored" if restored.changed else "unchanged",

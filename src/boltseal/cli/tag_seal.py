@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.options import JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
-from boltseal.cli.server_options import store_settings
-from boltseal.server.commands.tag_seals import seal_tag
+from boltseal.cli.tag_target import TagTarget, takes_tag_target
 
 
+@takes_tag_target
 def tag_seal(
     ref: RefArgument,
     reason: ReasonOption,
-    config: ConfigOption = None,
-    data: DataOption = None,
+    *,
+    target: TagTarget,
     as_json: JsonOption = False,
 ) -> None:
     """Seal a mutable tag at its current digest: it can never move again. Works while the server runs."""
     with CommandOutput("tag-seal", as_json=as_json) as output:
-        done = seal_tag(store_settings(config, data), ref, reason)
+        done = target.changes("tag seal").seal(ref, reason)
         status = "sealed" if done.changed else "unchanged"
         output.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
         output.print(f"{done.reference}@{done.digest}")

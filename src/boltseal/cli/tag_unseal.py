@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.options import JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
-from boltseal.cli.server_options import store_settings
-from boltseal.server.commands.tag_seals import unseal_tag
+from boltseal.cli.tag_target import TagTarget, takes_tag_target
 
 
+@takes_tag_target
 def tag_unseal(
     ref: RefArgument,
     reason: ReasonOption,
-    config: ConfigOption = None,
-    data: DataOption = None,
+    *,
+    target: TagTarget,
     as_json: JsonOption = False,
 ) -> None:
     """Lift a sealed tag's protection against deletion.
@@ -20,7 +20,7 @@ def tag_unseal(
     The tag still cannot move. After a deletion it can return only with the same digest. Works while the server runs.
     """
     with CommandOutput("tag-unseal", as_json=as_json) as output:
-        done = unseal_tag(store_settings(config, data), ref, reason)
+        done = target.changes("tag unseal").unseal(ref, reason)
         status = "unsealed" if done.changed else "unchanged"
         output.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
         output.print(f"{done.reference}@{done.digest}")

@@ -15,6 +15,7 @@ from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption,
 from boltseal.cli.verify_options import (
     GithubOption,
     OfflineOption,
+    ReleasedOption,
     RunningOption,
 )
 from boltseal.cli.verify_output import escape_message, print_verified
@@ -22,6 +23,7 @@ from boltseal.cli.verify_running_output import print_running
 from boltseal.commands.ps import ContainerFilter
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.verify import VerifyRequest, verify_project
+from boltseal.commands.verify_release import verify_release
 from boltseal.commands.verify_running import VerifyRunningRequest, verify_running
 from boltseal.errors import Invalid
 
@@ -37,6 +39,7 @@ def verify(
     compose: ComposeOption = None,
     kube: KubeOption = None,
     namespace: NamespaceOption = None,
+    project_name: ReleasedOption = None,
     allow_empty: AllowEmptyOption = False,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
@@ -52,6 +55,10 @@ def verify(
     With --running, of each container: holds; not recreated; recreated without a pull; tag moved after the pull, or
     after the lock; other platform; local build; unknown; record gone. Containers that are not in the lock are noted.
 
+    With --running, --kube and --project-name, the pods are compared with the running release of `deploy --kube`, by the
+    release's own lock: holds; not as released, if the pod asks for another digest than the release has; other image, if
+    its node runs another than the pod asks for; other platform; could not check, with the reason.
+
     Exit code 0: all hold; 1: one does not; 3: one could not be checked, or there was nothing to check. With --strict
     what is only noted counts as a difference (1).
     """
@@ -65,11 +72,16 @@ def verify(
                 offline=offline,
                 strict=access.strict,
                 allow=tuple(allow or ()),
+                released=project_name,
             )
-            print_running(output, verify_running(running_request, access), allow_empty=allow_empty)
+            if project_name is None:
+                report = verify_running(running_request, access)
+            else:
+                report = verify_release(running_request, access.client)
+            print_running(output, report, allow_empty=allow_empty)
         return
-    if host or compose or kube or namespace:
-        raise Invalid("--host, --compose, --kube and --namespace need --running")
+    if host or compose or kube or namespace or project_name:
+        raise Invalid("--host, --compose, --kube, --namespace and --project-name need --running")
     with CommandOutput("verify", as_json=as_json) as output:
         request = VerifyRequest(
             project=project,
@@ -80,9 +92,9 @@ def verify(
             allow=tuple(allow or ()),
         )
         with Progress() as progress, interrupted_by_sigterm():
-            report = verify_project(request, access, progress)
-        print_verified(output, report, github=github)
-        if report.opened.empty and not allow_empty:
-            reason = report_empty(output, report.opened)
+            verified = verify_project(request, access, progress)
+        print_verified(output, verified, github=github)
+        if verified.opened.empty and not allow_empty:
+            reason = report_empty(output, verified.opened)
             if github and not as_json:
                 print_line(f"::error::{escape_message(reason)}")

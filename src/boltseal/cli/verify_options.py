@@ -13,3 +13,13 @@ GithubOption = Annotated[bool, typer.Option("--github", help="Write annotations 
 RunningOption = Annotated[
     bool, typer.Option("--running", help="Compare the containers of hosts with the lock, instead of the files.")
 ]
+ReleasedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--project-name",
+        "-p",
+        metavar="NAME",
+        show_default=False,
+        help="With --running --kube: compare with the running release of this project, not with boltseal.lock.",
+    ),
+]

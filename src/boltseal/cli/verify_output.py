@@ -9,6 +9,7 @@ from typing import Any
 
 from boltseal.cli.output import CommandOutput, print_finding, print_line, say
 from boltseal.cli.project_output import ShownReasons, report_ignored
+from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import clean, counted
 from boltseal.commands.verify import VerifyReport
 from boltseal.lockfile.compare import Weight
@@ -46,7 +47,9 @@ def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool)
         if each
     ]
     if report.results or numbers:
-        say(f"{counted(len(report.results), 'reference')}{': ' if numbers else ''}{', '.join(numbers)}")
+        noted = report.outcome is Outcome.HOLDS and any(one.weight is Weight.NOTE for one in report.results)
+        end = "; only notes, nothing differs" if noted else ""
+        say(f"{counted(len(report.results), 'reference')}{': ' if numbers else ''}{', '.join(numbers)}{end}")
     if report.note_weight is Weight.DIFFERS and any(one.status is VerifyStatus.NOT_PINNED for one in report.results):
         say(f"--strict needs each digest in its file: `boltseal pin --write` writes those of {LOCK_NAME}")
 

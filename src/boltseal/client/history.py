@@ -180,7 +180,7 @@ async def _prove(
     entries = tuple(wanted)
     problems = list(history.problems) + ([] if missed is None else [missed])
     if followed.head is None:
-        why = f"{client.registry} shows no ledger to prove it by"
+        why = f"not proven: {followed.no_head_reason}"
         return ProvenHistory(history, followed, frozenset(), (*problems, why))
     lost = await _unproven(client, followed, entries)
     problems += [f"entry {index}: {why}" for index, why in lost.items()]

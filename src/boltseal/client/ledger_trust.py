@@ -83,7 +83,7 @@ class LedgerCheck:
     """The result of a check of one registry's ledger. `head`: its newest checkpoint.
 
     `not_saved`: why the head could not be saved, "" if it was. `named`: the signing key, as named by the project's lock
-    file.
+    file. `not_seen`: why no ledger could be read, "" unless the status is NOT_SEEN.
     """
 
     registry: str
@@ -91,6 +91,12 @@ class LedgerCheck:
     head: TrustedCheckpoint | None = None
     not_saved: str = ""
     named: VerifierKey | None = None
+    not_seen: str = ""
+
+    @property
+    def no_head_reason(self) -> str:
+        """Return why there is no head: it could not be read, or the registry shows no ledger."""
+        return self.not_seen or f"{self.registry} shows no ledger"
 
     @property
     def given(self) -> bool:
@@ -148,8 +154,8 @@ class LedgerWatch:
             except StateUnusable as error:
                 return LedgerCheck(registry, TrustStatus.NO_LEDGER, not_saved=error.message)
             return LedgerCheck(registry, TrustStatus.NO_LEDGER)
-        except BoltsealError:
-            return LedgerCheck(registry, TrustStatus.NOT_SEEN)
+        except BoltsealError as error:
+            return LedgerCheck(registry, TrustStatus.NOT_SEEN, not_seen=error.message)
         # 3
         if self._strict:
             raise _not_trusted(registry, named)
@@ -193,9 +199,7 @@ class LedgerWatch:
     async def _check_lock_key(self, found: LedgerCheck, named: VerifierKey) -> LedgerCheck:
         """Check a result against the key that a lock file names."""
         if found.head is None:
-            raise LedgerUnchecked(
-                f"{found.registry} shows no ledger now, and the project's lock names the key of one: {named}"
-            )
+            raise LedgerUnchecked(f"{found.no_head_reason}; the project's lock names the key of one: {named}")
         if found.head.trusted.key == named:
             return replace(found, named=named)
         client = LedgerClient(self._transport, found.registry)

@@ -51,7 +51,7 @@ async def fetch_receipt(
         )
     head = found.followed.head
     if head is None:
-        raise LedgerUnchecked(f"{registry} shows no ledger, so there is no receipt")
+        raise LedgerUnchecked(f"{found.followed.no_head_reason}; without it there is no receipt")
     # 2
     wanted = changes[-1]
     if wanted.entry.extra.get("mode") == MODE_SETTLING:

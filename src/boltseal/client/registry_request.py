@@ -10,7 +10,10 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class RegistryRequest:
-    """One request. `path` begins with `/v2/`; `what` names the object in errors; `ok`: the statuses that are no error."""
+    """One request. `path` begins with `/v2/`; `what` names the object in errors; `ok`: the statuses that are no error.
+
+    `answer_s`: longest time without a byte of the answer; None: that of the transport.
+    """
 
     registry: str
     method: str
@@ -21,6 +24,7 @@ class RegistryRequest:
     body: Body | None = None
     ok: frozenset[int] = frozenset({200})
     idempotent: bool = True
+    answer_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

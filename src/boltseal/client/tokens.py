@@ -22,7 +22,14 @@ import msgspec
 
 from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import Credentials
-from boltseal.client.errors import RemoteBusy, RemoteUnauthenticated, RemoteUnavailable, RemoteUntrusted, is_untrusted
+from boltseal.client.errors import (
+    RemoteBusy,
+    RemoteUnauthenticated,
+    RemoteUnavailable,
+    RemoteUntrusted,
+    error_text,
+    is_untrusted,
+)
 from boltseal.client.hosts import is_loopback
 from boltseal.client.pull_limit import parse_retry_after
 from boltseal.errors import BoltsealError
@@ -183,7 +190,7 @@ class TokenCache:
                 asking = http.stream("GET", realm, params=query, auth=login)
             async with asking as response:
                 if response.status_code != 200:
-                    raise _failure(registry, response, anonymous=credentials is None)
+                    raise await _failure(registry, response, anonymous=credentials is None)
                 body = await _read(registry, response)
         except httpx2.HTTPError as error:
             if is_untrusted(error):
@@ -220,18 +227,27 @@ async def _read(registry: str, response: httpx2.Response) -> bytes:
     return b"".join(pieces)
 
 
-def _failure(registry: str, response: httpx2.Response, *, anonymous: bool) -> BoltsealError:
-    """Return the error of an answer without a token, from its status and `Retry-After`. The body is not read."""
+async def _failure(registry: str, response: httpx2.Response, *, anonymous: bool) -> BoltsealError:
+    """Return the error of an answer without a token, from its status, `Retry-After` and, for a refusal, its message."""
     status = response.status_code
     retry_after_s = parse_retry_after(response.headers.get("retry-after"), time.time())
     if status in (413, 414, 431):
         return _TooLong(f"{registry}: its token service rejects a request of this length (HTTP {status})")
     if status in (400, 401, 403) and retry_after_s is None:
         hint = "log in with `docker login`" if anonymous else "check the login"
-        return _Refused(f"{registry} issued no token (HTTP {status}); {hint}")
+        reason = await _reason(registry, response)
+        return _Refused(f"{registry} issued no token (HTTP {status}{reason and f', {reason}'}); {hint}")
     if status in (403, 429):
         return RemoteBusy(f"{registry}: its token service has a rate limit (HTTP {status})", retry_after_s)
     return RemoteUnavailable(f"{registry}: its token service answered HTTP {status}", retry_after_s)
+
+
+async def _reason(registry: str, response: httpx2.Response) -> str:
+    """Return the message of a refusal, quoted; "" if it has none that can be read."""
+    try:
+        return error_text(await _read(registry, response))
+    except (RemoteUnavailable, httpx2.HTTPError):
+        return ""
 
 
 def _read_answer(registry: str, body: bytes) -> _Answer:

@@ -315,7 +315,8 @@ class Transport:
                 headers["authorization"] = authorization
             content = call.body() if callable(call.body) else call.body
             http = self._client(call.registry, url)
-            request = http.build_request(call.method, url, headers=headers, content=content)
+            timeout = httpx2.Timeout(self._options.timeout_s, read=call.answer_s or self._options.timeout_s)
+            request = http.build_request(call.method, url, headers=headers, content=content, timeout=timeout)
             try:
                 response = await http.send(request, stream=True)
             except httpx2.ConnectError as error:

@@ -134,7 +134,7 @@ def build_image(request: BuildRequest, options: RegistryOptions, log: IO[str]) -
     Raises: Invalid, DockerfileInvalid, BuilderMissing, BuildFailed, Unavailable, LedgerBroken.
     """
     if not request.repository:
-        raise Invalid("no repository to push to: --repository localhost:5000/shop/app")
+        raise Invalid("no repository to push to; pass one, such as --repository localhost:5000/shop/app")
     repository = repository_only(request.repository)
     inputs = request.inputs
     dockerfile = read_dockerfile(inputs)

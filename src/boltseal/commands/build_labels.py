@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from boltseal.build.git_state import GitState, NotGit, git_state
+from boltseal.build.git_state import GitState, git_state
 from boltseal.build.labels import labels_of
 from boltseal.build.tag_template import describe_tag
 from boltseal.commands.build_inputs import BuildInputs, read_dockerfile, resolve_bases
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
+from boltseal.config import child_environment
 from boltseal.oci.annotations import REVISION, SOURCE, VERSION
+from boltseal.project.git_program import NotGit
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def git_if_any(context: Path, notice: Callable[[str], None], *, has_version: boo
     `has_version`: the version does not come from git. Raises: GitFailed.
     """
     try:
-        found = git_state(context)
+        found = git_state(context, child_environment())
     except NotGit as error:
         absent = [REVISION, SOURCE, *([] if has_version else [VERSION])]
         notice(clean(f"boltseal: left out: the labels {', '.join(absent)}: {error.message}"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from boltseal.build.git_state import GitFailed, NotGit, git_state
+from boltseal.build.git_state import git_state
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.lock import resolve_lock, unless_held
@@ -35,10 +35,10 @@ from boltseal.deploy.release_cleanup import ReleaseCleanup, archives_images
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import PullScrubber, ReleaseImages, scrub_services
 from boltseal.deploy.release_store import ReleaseFolder
-from boltseal.deploy.releases import Release, ReleaseKind, last_good, rollback_to
+from boltseal.deploy.releases import Release, ReleaseKind, check_kind, last_good, rollback_to
 from boltseal.deploy.settings_files import settings_files
 from boltseal.deploy.up_to_date import current_release
-from boltseal.engines.api import connected
+from boltseal.engines.api import Engine, connected
 from boltseal.errors import BoltsealError, Precondition, Unavailable
 from boltseal.events import ReleaseDone, ReleaseFailed
 from boltseal.host.changed_images import ChangedImages
@@ -47,8 +47,11 @@ from boltseal.host.image_archive import ImageArchive
 from boltseal.host.kept_images import KeptImages
 from boltseal.host.pull import Puller
 from boltseal.lockfile.document import LOCK_NAME, Lock
+from boltseal.lockfile.holds import held_references
 from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.reference import Reference
+from boltseal.project.git_program import GitFailed, NotGit
+from boltseal.project.held_digests import read_holds
 from boltseal.project.lock_file import LockFile, read_lock_file, write_lock
 from boltseal.project.resolve import not_allowed
 
@@ -104,7 +107,7 @@ def project_files(
 def deployed_by(folder: Path, kind: ReleaseKind) -> DeployedBy:
     """Return who deploys which git revision; the revision is "" outside of git."""
     try:
-        state = git_state(folder)
+        state = git_state(folder, child_environment())
         revision = state.described if state.dirt is None else f"{state.described}, changed"
     except (NotGit, GitFailed):
         revision = ""
@@ -153,7 +156,8 @@ class DeployableProject:
         opened = open_project(folder, self.named.files)
         image_refs = with_compose_images(opened.image_refs, self.read.model, folder, self.named.files[0])
         opened = replace(opened, image_refs=image_refs)
-        update = unless_held(update, held_images(self.folder.all()), self.options.client)
+        in_git = held_references(read_holds(folder))
+        update = unless_held(update, held_images(self.folder.all()), self.options.client, in_git)
         done = resolve_lock(opened, before, self.options.registries, self.allowed, update=update)
         problems = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
         if problems:
@@ -178,7 +182,7 @@ class DeployableProject:
         async def build() -> None:
             async with connected(self.options.client.engine_address(self.options.host)) as engine:
                 compose = replace(self.compose, engine=engine.environment())
-                await compose.build(self.named, sorted(names), _progress(self.options))
+                await compose.build(self.named, sorted(names), progress_of(self.options))
 
         if names:  # without a name, Compose builds all
             asyncio.run(build())
@@ -224,7 +228,7 @@ class DeployableProject:
                 engine,
                 self.folder,
                 client.now_us,
-                _progress(self.options),
+                progress_of(self.options),
                 copies=reads_copies(address),
             )
             host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
@@ -282,6 +286,7 @@ def deploy_project(project: DeployableProject, *, update: bool, build: bool, any
     differ from what a rollback restored.
     """
     with project.folder.deploying():
+        check_kind(project.folder.all(), project.folder.project, units=False)
         if not anyway:
             project.check_files()
         if update:
@@ -307,6 +312,7 @@ def roll_back(options: DeployOptions, project: str, number: int | None, *, resto
     folder = release_folder(options.client, project, options.host, "rollback")
     by = deployed_by(Path.cwd(), ReleaseKind.ROLLBACK)
     with folder.deploying():
+        check_kind(folder.all(), project, units=False)
         target = rollback_to(folder.all(), number)
         restored, done = RestoredFiles(), None
         if restore and target is not None:
@@ -355,10 +361,11 @@ def on_engine(
         async with _deployer(options, folder, transport, compose) as deployer:
             done = await call(deployer)
         if done.outcome is not None and done.release.good and options.record:
-            await _record(options, transport, folder, done.release)
+            await record_in_ledgers(options, transport, folder, done.release)
         return done
 
     with nullcontext() if locked else folder.deploying():
+        check_kind(folder.all(), folder.project, units=False)
         try:
             return ask(options.registries, registries, run)
         except (KeyboardInterrupt, BoltsealError) as error:
@@ -370,7 +377,9 @@ def on_engine(
             raise
 
 
-async def _record(options: DeployOptions, transport: Transport, folder: ReleaseFolder, release: Release) -> None:
+async def record_in_ledgers(
+    options: DeployOptions, transport: Transport, folder: ReleaseFolder, release: Release
+) -> None:
     """Record a release in the ledgers whose keys its lock has. A failure is a notice, and does not fail the release."""
     text = folder.contents(release.number).lock
     known = frozenset[str]() if text is None else frozenset(parse_lock(text).keys)
@@ -381,8 +390,27 @@ async def _record(options: DeployOptions, transport: Transport, folder: ReleaseF
             )
 
 
-def _progress(options: DeployOptions) -> Callable[[str], None]:
+def progress_of(options: DeployOptions) -> Callable[[str], None]:
+    """Return the receiver of progress lines."""
     return lambda line: options.client.notice(f"  {line}")
+
+
+async def release_images(
+    options: DeployOptions, engine: Engine, folder: ReleaseFolder, transport: Transport
+) -> ReleaseImages:
+    """Return what prepares the images of a project's releases on an engine. Raises: errors of the engine."""
+    client, registries = options.client, options.registries
+    host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
+    scrubs = PullScrubber(host, options.require_scrub) if options.scrub else None
+    directory = options.directory or next((Path(each.directory) for each in reversed(folder.all())), None)
+    puller = Puller(
+        host,
+        transport,
+        client.credentials(anonymous=registries.anonymous),
+        watch=lambda registry: followed(registries, transport, registry),
+        scrub=scrubs,
+    )
+    return ReleaseImages(host, puller, scrubs, ImageArchive(folder.root), archives_images(directory))
 
 
 @asynccontextmanager
@@ -390,26 +418,16 @@ async def _deployer(
     options: DeployOptions, folder: ReleaseFolder, transport: Transport, compose: Compose | None
 ) -> AsyncIterator[Deployer]:
     """Connect to the engine and build a deployer. Raises: EngineUnavailable, ComposeMissing."""
-    client, registries = options.client, options.registries
+    client = options.client
     async with connected(client.engine_address(options.host)) as engine:
-        host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
-        scrubs = PullScrubber(host, options.require_scrub) if options.scrub else None
-        directory = options.directory or next((Path(each.directory) for each in reversed(folder.all())), None)
-        puller = Puller(
-            host,
-            transport,
-            client.credentials(anonymous=registries.anonymous),
-            watch=lambda registry: followed(registries, transport, registry),
-            scrub=scrubs,
-        )
-        images = ReleaseImages(host, puller, scrubs, ImageArchive(folder.root), archives_images(directory))
+        images = await release_images(options, engine, folder, transport)
         found = compose or await find_compose(child_environment(), {})
         flow = ReleaseFlow(
             replace(found, engine=engine.environment()),
             engine,
             folder,
             client.now_us,
-            _progress(options),
+            progress_of(options),
             DeployTimeouts(options.wait_s),
             reads_copies(engine.address),
             images,

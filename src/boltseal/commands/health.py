@@ -183,7 +183,7 @@ def _cause(error: Exception) -> str:
         case TimeoutError():
             return f"no answer within {TIMEOUT_S:g} s"
         case ConnectionRefusedError():
-            return "connection refused; is the server running, and is this its address?"
+            return "connection refused; start the server, or pass its address with --url"
         case ssl.SSLCertVerificationError():
             return f"its certificate is not valid: {error.verify_message}; pass --ca-file, or the URL that it names"
         case ssl.SSLError():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +27,13 @@ from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.commands.rendered_project import RenderedProject, add_rendered, find_renderable
 from boltseal.commands.text import clean
 from boltseal.config import child_environment
-from boltseal.deploy.holds import END_HINT, HeldImage, held_images, holding
+from boltseal.deploy.holds import HeldImage, end_hint, held_images, holding
 from boltseal.errors import Invalid
 from boltseal.lockfile.compare import ChangeKind, age, compare_locks
 from boltseal.lockfile.document import Lock, LockedImage, Rendered, lock_key
+from boltseal.lockfile.holds import git_end_hint, held_references
 from boltseal.oci.reference import Reference
+from boltseal.project.held_digests import read_holds
 from boltseal.project.lock import LockUpdate, relock
 from boltseal.project.lock_entries import MovedReference, Unresolved
 from boltseal.project.lock_file import read_lock_file, write_lock
@@ -108,7 +110,8 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
         return LockReport(Outcome.UNKNOWN, opened, empty=True)
     update = _updates(named, opened, update=request.update)
     if request.update:
-        update = unless_held(update, _held_in(options.client, request.project), options.client)
+        in_git = held_references(read_holds(request.project))
+        update = unless_held(update, _held_in(options.client, request.project), options.client, in_git)
     allowed = registry_filter(options, request.allow)
     done = resolve_lock(
         opened,
@@ -214,14 +217,21 @@ def _updates(named: Sequence[Reference], opened: OpenedProject, *, update: bool)
 
 
 def unless_held(
-    update: Callable[[Reference], bool], held: Sequence[HeldImage], client: ClientContext
+    update: Callable[[Reference], bool],
+    held: Sequence[HeldImage],
+    client: ClientContext,
+    in_git: Mapping[Reference, str],
 ) -> Callable[[Reference], bool]:
-    """Return which references are resolved again: those of `update` but for what a rollback holds; that is a notice each."""
+    """Return which references are resolved again: those of `update` but for what a rollback holds; that is a notice each.
+
+    `in_git`: what `boltseal.holds` of the project holds, with the reason.
+    """
     # A digest without a tag is never updated.
-    reasons = {Reference.parse(each.image).by_tag: each.reason for each in held}
+    reasons = {Reference.parse(each.image).by_tag: f"{each.reason}; {end_hint()}" for each in held}
+    reasons |= {reference: f"{reason}; {git_end_hint()}" for reference, reason in in_git.items()}
     for reference, reason in reasons.items():
         if update(reference):
-            client.notice(clean(f"{reference.familiar()} is not updated: {reason}; {END_HINT}"))
+            client.notice(clean(f"{reference.familiar()} is not updated: {reason}"))
     return lambda reference: update(reference) and reference not in reasons
 
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boltseal.build.git_state import GitFailed, merge_stages
+from boltseal.build.git_state import merge_stages
 from boltseal.commands.outcome import Outcome
+from boltseal.config import child_environment
 from boltseal.errors import Invalid, Unavailable
 from boltseal.files.named_files import FileMissing
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.lockfile.format import format_merged
 from boltseal.lockfile.merge import MergedLock, MergeSides, merge_locks, sides_of_conflict
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
+from boltseal.project.git_program import GitFailed
 from boltseal.project.lock_file import LockFile, read_lock_text, write_lock_text
 
 
@@ -40,7 +42,7 @@ def merge_lock(project: Path, files: Sequence[str]) -> MergeReport:
         parse_lock(text)  # reports incomplete marks
         return MergeReport(Outcome.HOLDS)
     try:
-        staged = merge_stages(project, LOCK_NAME)
+        staged = merge_stages(project, child_environment(), LOCK_NAME)
     except (GitFailed, FileMissing):
         staged = None
     merged = _merged(marked if staged is None else MergeSides(*staged))

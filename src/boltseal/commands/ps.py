@@ -16,7 +16,7 @@ from boltseal.commands.engine_releases import known_folders
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_images import ledger_follower
 from boltseal.commands.registry_access import RegistryOptions, ask
-from boltseal.deploy.releases import Release, ReleaseEnd
+from boltseal.deploy.releases import CLUSTER_KEY, Release, ReleaseEnd, last_good
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import connected
 from boltseal.engines.copied_images import UNKNOWN_COPY
@@ -82,9 +82,13 @@ class FoundContainers:
 
 @dataclass(frozen=True, slots=True)
 class DeployedReleases:
-    """The releases of projects, each project's newest first. `unread`: why they could not be read."""
+    """The releases of projects, each project's newest first. `unread`: why they could not be read.
+
+    `by_namespace`: those that run on the cluster that was asked about, by their namespace.
+    """
 
     by_project: Mapping[str, tuple[Release, ...]] = field(default_factory=dict)
+    by_namespace: Mapping[str, tuple[Release, ...]] = field(default_factory=dict)
     unread: BoltsealError | None = None
 
 
@@ -137,9 +141,14 @@ def list_running(
     """
     found, lock = find_containers(where, client), locked_images(project)
     answers = registry_answers(found.containers, lock, client, registry_options, allowed)
-    releases = deployed_releases({each.project for each in found.containers}, client)
+    releases = deployed_releases({each.project for each in found.containers}, client, where.kube)
     rows = (
-        replace(row, deployed=_started_by(row, releases.by_project.get(row.seen.project, ())))
+        replace(
+            row,
+            deployed=_started_by(row, releases.by_project.get(row.seen.project, ()))
+            if where.kube is None
+            else _applied_by(row, releases.by_namespace),
+        )
         for row in container_rows(found.containers, lock, answers)
     )
     return RunningResult(found, tuple(rows), answers, lock is not None, releases)
@@ -163,6 +172,22 @@ async def _find(where: ContainerFilter, client: ClientContext) -> FoundContainer
         results = await asyncio.gather(*(_or_error(str(each), _of_engine(each, client)) for each in addresses))
     found = tuple(each for each in results if not isinstance(each, tuple))
     return FoundContainers(found, tuple(each for each in results if isinstance(each, tuple)))
+
+
+def find_pods(context: str, namespaces: Sequence[str]) -> FoundContainers:
+    """List the containers in namespaces of a cluster, also those that do not run yet; a namespace that fails is in the result."""
+
+    async def run() -> list[ContainerHost | tuple[str, BoltsealError]]:
+        return [
+            await _or_error(f"{context}/{each}", clusters.list_running(context, each, waiting=True))
+            for each in namespaces
+        ]
+
+    results = asyncio.run(run())
+    return FoundContainers(
+        tuple(each for each in results if not isinstance(each, tuple)),
+        tuple(each for each in results if isinstance(each, tuple)),
+    )
 
 
 async def _or_error(name: str, listed: Awaitable[ContainerHost]) -> ContainerHost | tuple[str, BoltsealError]:
@@ -251,16 +276,33 @@ def _observations(names: Sequence[Reference], client: ClientContext) -> dict[Ref
     }
 
 
-def deployed_releases(wanted: Collection[str], client: ClientContext) -> DeployedReleases:
-    """Return the releases of these projects by `boltseal deploy` that this machine knows."""
+def deployed_releases(wanted: Collection[str], client: ClientContext, kube: str | None = None) -> DeployedReleases:
+    """Return the releases of these projects by `boltseal deploy` that this machine knows. `kube`: those of a cluster, too."""
     releases = dict[str, tuple[Release, ...]]()
+    on_cluster = dict[str, tuple[Release, ...]]()
     try:
         for folder in known_folders(client):
             if folder.project in wanted:
                 releases[folder.project] = (*releases.get(folder.project, ()), *folder.all()[::-1])
+            running = None if kube is None else last_good(folder.all())
+            engine = "" if running is None else running.engine
+            context, _, namespace = engine.removeprefix(CLUSTER_KEY).rpartition("/")
+            if running is not None and running.on_cluster and context == kube:
+                on_cluster[namespace] = (*on_cluster.get(namespace, ()), running)
     except BoltsealError as error:
         return DeployedReleases(unread=error)
-    return DeployedReleases(releases)
+    return DeployedReleases(releases, on_cluster)
+
+
+def _applied_by(row: ContainerRow, running: Mapping[str, Sequence[Release]]) -> DeployedRelease | None:
+    """Return the running release that has a pod's container with its image, by the digest in the pod or on the node."""
+    namespace = row.seen.name.partition("/")[0]
+    known = {str(each) for each in (*row.digests, row.seen.asked_digest)}
+    for release in running.get(namespace, ()):
+        service = release.service(row.seen.service)
+        if service is not None and service.digest in known:
+            return DeployedRelease(release.number, release.who, release.started_us, release.of)
+    return None
 
 
 def _started_by(row: ContainerRow, releases: Sequence[Release]) -> DeployedRelease | None:

@@ -10,20 +10,27 @@ from boltseal.client.pull_limit import PullLimit
 from boltseal.client.registry_request import RegistryRequest
 from boltseal.client.transport import Transport
 from boltseal.commands.registry_access import RegistryOptions, ask
-from boltseal.oci.reference import HUB
+from boltseal.errors import BoltsealError, Invalid, quote
+from boltseal.oci.reference import HUB, Reference
 
 HUB_PROBE: Final = "ratelimitpreview/test"
 """The repository that Docker Hub provides for this question."""
 
 
-def pull_limits(registries: Sequence[str], options: RegistryOptions) -> dict[str, PullLimit | None]:
-    """Return the pull limit of each registry; None for one whose answer has none.
+def pull_limits(registries: Sequence[str], options: RegistryOptions) -> dict[str, PullLimit | BoltsealError | None]:
+    """Return the pull limit of each registry; None for one whose answer has none, and the error of one that gave no answer.
 
-    Raises: RemoteBusy, RemoteUnavailable and other errors of the registry client.
+    Raises: Invalid: a registry has no valid name.
     """
 
-    async def run(transport: Transport) -> dict[str, PullLimit | None]:
-        found: dict[str, PullLimit | None] = {}
+    for name in registries:
+        if Reference.parse(f"{name}/library/name").registry != name:
+            raise Invalid(
+                f"{quote(name)} is not a registry; expected a host, optionally with a port, such as docker.io"
+            )
+
+    async def run(transport: Transport) -> dict[str, PullLimit | BoltsealError | None]:
+        found: dict[str, PullLimit | BoltsealError | None] = {}
         for name in dict.fromkeys(registries):
             if name == HUB:
                 path, scopes = f"/v2/{HUB_PROBE}/manifests/latest", frozenset({f"repository:{HUB_PROBE}:pull"})
@@ -33,9 +40,13 @@ def pull_limits(registries: Sequence[str], options: RegistryOptions) -> dict[str
                 await transport.request(
                     RegistryRequest(name, "HEAD", path, "its pull limit", scopes, ok=frozenset({200, 401, 404}))
                 )
-            except RemoteBusy:
-                if name not in transport.quotas:  # a limit of requests, not of pulls
-                    raise
+            except Invalid:
+                raise
+            except BoltsealError as error:
+                of_pulls = isinstance(error, RemoteBusy) and name in transport.quotas  # else a limit of requests
+                if not of_pulls:
+                    found[name] = error
+                    continue
             found[name] = transport.quotas.get(name)
         return found
 

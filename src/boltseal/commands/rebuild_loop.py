@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -37,7 +38,7 @@ async def rebuild_outdated(
     `first`: is called after the first scan, with its reports and what is due. Raises: StateUnusable, LedgerBroken.
     """
     reports = await scan(False)
-    first(reports, rebuilder.plan(reports))
+    first(reports, await asyncio.to_thread(rebuilder.plan, reports))
     results: list[RebuildResult] = []
     for _ in range(MAX_ROUNDS):
         try:

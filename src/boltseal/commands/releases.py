@@ -11,7 +11,7 @@ from boltseal.commands.engine_releases import engine_releases, known_folders, re
 from boltseal.commands.outcome import Outcome
 from boltseal.deploy.release_diff import ReleaseChange, changes
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
-from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService, last_good
+from boltseal.deploy.releases import CLUSTER_KEY, Release, ReleaseContents, ReleasedService, last_good
 from boltseal.errors import Unavailable
 
 
@@ -75,17 +75,25 @@ def list_releases(project: str | None, client: ClientContext, host: str | None =
         shown = {(each.release.project, each.release.started_us, each.release.who) for each in listed}
         listed += [
             each
-            for each in _of_project(folder.all())
+            for each in marked(folder.all())
             if (each.release.project, each.release.started_us, each.release.who) not in shown
         ]
     listed.sort(key=lambda each: (each.release.project, each.release.number))
     return ReleaseList(tuple(listed), asked.unread)
 
 
-def _of_project(releases: Sequence[Release]) -> list[ListedRelease]:
-    engines = {each.engine for each in releases}
-    current = [last_good([each for each in releases if each.engine == engine]) for engine in engines]
+def marked(releases: Sequence[Release]) -> list[ListedRelease]:
+    """Return releases of one folder with the mark of the one that runs on each engine.
+
+    A cluster may have another name for each user: one folder has the releases of one namespace of it.
+    """
+    engines = {_place(each) for each in releases}
+    current = [last_good([each for each in releases if _place(each) == engine]) for engine in engines]
     return [ListedRelease(each, each in current) for each in releases]
+
+
+def _place(release: Release) -> str:
+    return CLUSTER_KEY if release.on_cluster else release.engine
 
 
 def folder_with(project: str, number: int, client: ClientContext, host: str | None = None) -> ReleaseFolder:
@@ -131,12 +139,16 @@ def show_release(project: str, number: int | None, client: ClientContext, host: 
         return newest
     folder = folder_with(project, number, client, host)
     release = folder.read(number)
-    return ListedRelease(release, any(each.current and each.release == release for each in _of_project(folder.all())))
+    return ListedRelease(release, any(each.current and each.release == release for each in marked(folder.all())))
 
 
 def diff_releases(project: str, before: int, after: int, client: ClientContext) -> ReleaseDiff:
     """Compare two releases: images, labels, bases, settings, environment, files. Raises: NoSuchRelease."""
-    folder = folder_with(project, before, client)
+    return compared(folder_with(project, before, client), before, after)
+
+
+def compared(folder: ReleaseFolder, before: int, after: int) -> ReleaseDiff:
+    """Compare two releases of one folder. Raises: NoSuchRelease."""
     old, new = folder.read(before), folder.read(after)
     found = changes(old, new, _contents(folder, before), _contents(folder, after))
     return ReleaseDiff(folder.project, tuple(found))
@@ -152,8 +164,13 @@ def _contents(folder: ReleaseFolder, number: int) -> ReleaseContents | None:
 
 def unfinished_notice(release: Release, client: ClientContext) -> str:
     """Return how to continue an unfinished release."""
-    elsewhere = release.engine not in ("", client.engine_address().key)
-    arguments = f"--project-name {release.project}{f' --host {release.engine}' if elsewhere else ''}"
+    if release.on_cluster:
+        context, _, namespace = release.engine.removeprefix(CLUSTER_KEY).rpartition("/")
+        arguments = f"--project-name {release.project} --kube {context} --namespace {namespace}"
+    else:
+        elsewhere = release.engine not in ("", client.engine_address().key)
+        arguments = f"--project-name {release.project}{f' --host {release.engine}' if elsewhere else ''}"
+        arguments += " --quadlet" if release.unit_folder else ""
     return (
         f"release {release.number} of {release.project} was left {release.step}: `boltseal deploy --resume {arguments}` "
         f"continues it, `boltseal rollback {arguments}` goes back"

@@ -16,7 +16,7 @@ from boltseal.commands.build_inputs import BuildInputs, hash_inputs, read_docker
 from boltseal.commands.build_revisions import next_free_revision
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ask, repository_only
-from boltseal.config import BUILD_NUMBERS
+from boltseal.config import BUILD_NUMBERS, child_environment
 from boltseal.errors import Invalid
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.tag_revisions import DOT
@@ -97,7 +97,7 @@ def tag_of_source(scheme: Scheme, inputs: BuildInputs, build_number: str, option
 
 
 def _described(inputs: BuildInputs, options: RegistryOptions) -> Tag:
-    state = git_state(inputs.context)
+    state = git_state(inputs.context, child_environment())
     if state.shallow:
         options.client.notice(
             "boltseal: the clone is shallow: tags may be missing, and another clone may make another tag"

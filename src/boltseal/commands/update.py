@@ -7,7 +7,7 @@ edits by the journal. A run that is killed leaves the journal, and the next one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -42,9 +42,11 @@ from boltseal.deploy.update_plan import (
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.lockfile.document import LOCK_NAME, Lock, key_in, lock_key
+from boltseal.lockfile.holds import git_end_hint, held_references
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.update_policy import UpdateInvalid, UpdateRules, parse_update
 from boltseal.project.edit_journal import EditJournal
+from boltseal.project.held_digests import read_holds
 from boltseal.project.lock_file import LockFile, lock_text
 from boltseal.project.replace_files import replace_all
 from boltseal.project.resolve import Resolver
@@ -156,10 +158,17 @@ def _decide(
         current = {key: each.digest for key, each in answers.items() if isinstance(each, Resolved)}
         locked = {each.reference: each.digest for each in lock.images if each.digest is not None}
         since_us = await known_since(transport, options, current, now_us, remember=not request.dry_run)
-        return KnownImages(locked, answers, tags, since_us, failed_before(releases), failed, held_services(releases))
+        held = {**services_held_in_git(services, folder), **held_services(releases)}
+        return KnownImages(locked, answers, tags, since_us, failed_before(releases), failed, held)
 
     known = ask(options, project.registries, run)
     return plan_updates(services, known, rules, now_us=now_us, major=request.major)
+
+
+def services_held_in_git(services: Iterable[ComposeService], folder: Path) -> Mapping[str, str]:
+    """Return the services whose image `boltseal.holds` beside the lock holds, with the reason. Raises: HoldsInvalid."""
+    held = held_references(read_holds(folder))
+    return {each.name: f"{held[each.image.by_tag]}; {git_end_hint()}" for each in services if each.image.by_tag in held}
 
 
 def _services(project: DeployableProject, lock: Lock, folder: Path) -> Sequence[ComposeService]:

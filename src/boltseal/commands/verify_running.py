@@ -22,7 +22,8 @@ class VerifyRunningRequest:
     """What to verify: the containers of `filter`, by the lock of `project`.
 
     `offline`: contact no registry. `strict`: a note counts as a difference; the project's settings may require it as
-    well. `allow`: further registries that the lock may name.
+    well. `allow`: further registries that the lock may name. `released`: the project whose release on a cluster they are compared
+    with, in place of a lock (`verify_release`).
     """
 
     filter: ContainerFilter
@@ -30,13 +31,15 @@ class VerifyRunningRequest:
     offline: bool = False
     strict: bool = False
     allow: tuple[str, ...] = ()
+    released: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyRunningReport:
-    """The comparison of running containers with the lock.
+    """The comparison of running containers with `expected`: the lock, or a release.
 
-    `weights`: holds, note, differs or unknown, for each of `rows`. `compared`: rows that the lock names.
+    `weights`: holds, note, differs or unknown, for each of `rows`. `compared`: rows that are in `expected`. `missing_weight`: of
+    services without a container.
     """
 
     outcome: Outcome
@@ -45,6 +48,8 @@ class VerifyRunningReport:
     weights: tuple[str, ...]
     answers: RegistryAnswers
     compared: int
+    expected: str = LOCK_NAME
+    missing_weight: str = "note"
 
     @property
     def not_asked(self) -> list[str]:
@@ -71,24 +76,28 @@ def verify_running(request: VerifyRunningRequest, options: RegistryOptions) -> V
         answers = registry_answers(unsure, lock, options.client, None if request.offline else options, allowed)
     explained = iter(container_rows(unsure, lock, answers))
     compared = [next(explained) if needs_registry(row) else row for row in compared]
-    weights = tuple(_weight(row, strict=strict) for row in compared)
+    weights = tuple(weight_of(row, strict=strict) for row in compared)
+    missing_weight = "differs" if strict else "note"
     return VerifyRunningReport(
-        outcome=_outcome(weights),
+        outcome=outcome_of((*weights, *(missing_weight for _ in found.missing if found.hosts))),
         found=found,
         rows=tuple(compared),
         weights=weights,
         answers=answers,
         compared=sum(row.verdict is not None and row.verdict.weight != "note" for row in compared),
+        missing_weight=missing_weight,
     )
 
 
-def _weight(row: ContainerRow, *, strict: bool) -> str:
+def weight_of(row: ContainerRow, *, strict: bool) -> str:
+    """Return the weight of a compared row. `strict`: a note counts as a difference."""
     if row.verdict is None:
-        raise AssertionError("every row was compared with a lock")
+        raise AssertionError("every row was compared")
     return "differs" if strict and row.verdict.weight == "note" else str(row.verdict.weight)
 
 
-def _outcome(weights: Sequence[str]) -> Outcome:
+def outcome_of(weights: Sequence[str], *, unknown: bool = False) -> Outcome:
+    """Return the outcome of these weights. `unknown`: something could not be checked."""
     if "differs" in weights:
         return Outcome.DIFFERS
-    return Outcome.UNKNOWN if "unknown" in weights else Outcome.HOLDS
+    return Outcome.UNKNOWN if unknown or "unknown" in weights else Outcome.HOLDS

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Final
 
 FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
+LOOK_EVERY_S: Final = 0.02
+"""How often a process that waits for a lock for a limited time looks whether it is free."""
 _MOST_PARTS: Final = 1024  # IOV_MAX on Linux and macOS
 _CAN_READ_CACHED: Final = hasattr(os, "RWF_NOWAIT")
 _PROBE_EVERY_BYTES: Final = 64 * 1024
@@ -41,6 +44,32 @@ def locked(path: str, mode: int = FILE_MODE) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+@contextmanager
+def lock_within(path: str, mode: int, wait_s: float, *, shared: bool = False) -> Iterator[bool]:
+    """Hold the lock of a file as `locked` does, or yield False if another process holds it for longer than `wait_s`.
+
+    `shared`: beside others that hold it so. Raises: OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        yield _lock_by(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, time.monotonic() + wait_s)
+    finally:
+        os.close(fd)
+
+
+def _lock_by(fd: int, kind: int, ends_s: float) -> bool:
+    """Return whether the lock of an open file was free until this time."""
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= ends_s:
+                return False
+            time.sleep(LOOK_EVERY_S)
+        else:
+            return True
 
 
 def is_no_space(error: OSError) -> bool:

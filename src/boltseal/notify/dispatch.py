@@ -152,6 +152,8 @@ class Dispatcher:
         self._work = threading.Event()
         self._ending = threading.Event()
         self._delivering: dict[str, asyncio.Task[None]] = {}
+        self._unrecorded: dict[str, str] = {}
+        """By receiver: the event that it accepted while the outbox could not be written."""
         self._trouble: dict[str, str] = {}
         self._rounds = 0
 
@@ -232,7 +234,9 @@ class Dispatcher:
     def _round(self) -> None:
         self._write_pending()
         deliveries = self._outbox.claim()
-        if deliveries is None:
+        if deliveries is None:  # another process delivers, and has its own troubles
+            for name in [*self._trouble]:
+                self._clear_trouble(name)
             return
         if self._rounds % EXPIRE_EVERY == 0:
             gone = deliveries.expire(self._clock_us(), self._receivers)
@@ -312,7 +316,8 @@ class Dispatcher:
                 on=_at_once, attempts=IMMEDIATE_TRIES, wait_initial=0.5, wait_max=5.0, timeout=60.0
             ):
                 with attempt:
-                    await receiver.sender.deliver(event.id, event.body, self._clock_us())
+                    if self._unrecorded.get(receiver.name) != event.id:
+                        await receiver.sender.deliver(event.id, event.body, self._clock_us())
         except NotDelivered as error:
             self._postpone(deliveries, receiver, event)
             self._set_trouble(receiver.name, f"delivery to {receiver.name} failed and is retried: {error.message}")
@@ -323,7 +328,9 @@ class Dispatcher:
             self._postpone(deliveries, receiver, event)
             self._log.exception("delivery failed: internal error", receiver=receiver.name)
             return False
+        self._unrecorded[receiver.name] = event.id
         deliveries.delivered(receiver.name, event.id)
+        del self._unrecorded[receiver.name]
         self._clear_trouble(receiver.name)
         return True
 

@@ -175,4 +175,4 @@ def _layers(a: tuple[str, ...], b: tuple[str, ...]) -> str:
     same = 0
     while same < min(len(a), len(b)) and a[same] == b[same]:
         same += 1
-    return f"layers differ: {same} in common from the first on; then A has {len(a) - same} more, B {len(b) - same}"
+    return f"layers differ: {same} in common from the bottom up; then A has {len(a) - same} more, B {len(b) - same}"

@@ -100,7 +100,10 @@ class ImageTarget(Protocol):
         """Store a blob unless the target has it. `body`: called for the bytes, again after a failed attempt."""
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:
-        """Store a manifest by digest, or under a name. `only_new`: require that the name is free, if the target can check it."""
+        """Store a manifest by digest, or under a name.
+
+        `only_new`: require that the name is free or resolves to this manifest, if the target can check it.
+        """
 
     async def close(self, *, complete: bool) -> None:
         """Finish. If not `complete`, keep only content with which the next copy can resume."""

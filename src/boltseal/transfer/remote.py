@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 
 import stamina
 
-from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
+from boltseal.client.errors import RemoteNotFound, RemoteRefused, RemoteUnavailable
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.refusals import RefusalReason
 from boltseal.policy.rules import BUILT_IN_SIGNATURES
 from boltseal.transfer.protocols import BlobTransfer, Body
 
@@ -78,9 +79,19 @@ class RepositoryLocation:
         return await self._client.has_blob(self._repository, descriptor.digest) is not None
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:
-        """Push a manifest. Raises: RemoteRefused when the registry refuses it."""
+        """Push a manifest. Raises: RemoteRefused when the registry refuses it.
+
+        A tag that resolves to it already is no refusal: another client was faster, or the registry lost the manifest and kept
+        the tag, as a recovered ledger does. The manifest is then pushed by its digest, which moves no tag.
+        """
         reference = digest if name is None else _named(name)
-        await self._client.put_manifest(self._repository, reference, manifest, only_new=only_new)
+        try:
+            await self._client.put_manifest(self._repository, reference, manifest, only_new=only_new)
+        except RemoteRefused as error:
+            found = error.detail
+            if not only_new or found is None or (found.reason, found.digest) != (RefusalReason.PRECONDITION, digest):
+                raise
+            await self._client.put_manifest(self._repository, digest, manifest)
 
     async def close(self, *, complete: bool) -> None:
         """Do nothing: the registry keeps blobs for the next copy, or deletes them as unreferenced."""

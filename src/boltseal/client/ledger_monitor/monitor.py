@@ -111,7 +111,7 @@ class Monitor:
         followed = await self._watch.follow(self._registry)
         head = followed.head
         if head is None:
-            raise LedgerUnchecked(f"{self._registry} shows no ledger")
+            raise LedgerUnchecked(followed.no_head_reason)
         report = report or MonitorReport(followed)
         report.followed, size = followed, head.checkpoint.size
         if progress.size > size:

@@ -1,0 +1,88 @@
+"""Options of the commands that change tags or API tokens: on a data folder, or with `--server` over the admin API of a registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from boltseal.cli.loading import load_module
+from boltseal.cli.options import ConfigOption, DataOption
+from boltseal.cli.parameters import CommandFunction, expanded
+from boltseal.cli.registry_arguments import REGISTRY_OPTIONS, RegistryArguments
+from boltseal.cli.remote import registry_options
+from boltseal.commands.api_tokens import TokenChanges
+from boltseal.commands.registry_tags import RegistryTags, registry_of
+from boltseal.commands.registry_tokens import RegistryTokens
+from boltseal.commands.tag_changes import TagChanges
+from boltseal.errors import Invalid
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST",
+        show_default=False,
+        help="Over the admin API of this registry, with the login for it; else on the data folder.",
+    ),
+]
+
+_OPTIONS: Final = {
+    "server": (ServerOption, None),
+    **REGISTRY_OPTIONS,
+    "config": (ConfigOption, None),
+    "data": (DataOption, None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TagTarget:
+    """Where a command changes tags or API tokens. Its methods are called inside the command, where their errors are printed."""
+
+    server: str | None
+    access: RegistryArguments
+    config: Path | None
+    data: Path | None
+
+    def changes(self, command: str) -> TagChanges:
+        """Return the use cases of tags on the registry, or on the data folder. Raises: Invalid: the options contradict each other."""
+        server = self._server()
+        if server is not None:
+            return RegistryTags(registry_options(self.access), server)
+        found: TagChanges = self._local("boltseal.server.commands.local_tags", "LocalTags", command)
+        return found
+
+    def tokens(self, command: str) -> TokenChanges:
+        """Return the use cases of API tokens, as `changes` does. Raises: Invalid."""
+        server = self._server()
+        if server is not None:
+            return RegistryTokens(registry_options(self.access), server)
+        found: TokenChanges = self._local("boltseal.server.commands.local_tokens", "LocalTokens", command)
+        return found
+
+    def _server(self) -> str | None:
+        """Return the registry that was named, None for the data folder. Raises: Invalid: the options contradict each other."""
+        if self.server is None:
+            if self.access != RegistryArguments():
+                raise Invalid("options of a connection are given, but no registry; name it with --server")
+            return None
+        if self.config or self.data:
+            raise Invalid("--server and a data folder (--config, --data) exclude each other; give one of them")
+        return registry_of(self.server)
+
+    def _local(self, module: str, name: str, command: str) -> Any:
+        # A client that names a registry needs nothing of the server.
+        options = load_module("boltseal.cli.server_options", command=command, extra="server")
+        use_cases = load_module(module, command=command, extra="server")
+        return getattr(use_cases, name)(options.store_settings(self.config, self.data))
+
+
+def takes_tag_target(function: CommandFunction) -> CommandFunction:
+    """Declare the options that choose a registry or a data folder; the command gets them as `target`."""
+
+    def made(*, server: str | None, config: Path | None, data: Path | None, **access: Any) -> dict[str, TagTarget]:
+        return {"target": TagTarget(server, RegistryArguments(**access), config, data)}
+
+    return expanded(function, _OPTIONS, made, replace="target")
