@@ -18,7 +18,7 @@ from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.models import UNCONDITIONAL, Conditions, ManifestUpload, Published
 from boltseal.server.registry.sequencer import start_ledger
-from boltseal.server.storage.blobs.blob_stores import open_blob_store
+from boltseal.server.storage.blobs.blob_stores import check_place, open_blob_store
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import Metadata
@@ -29,6 +29,7 @@ OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 SHOP = Repository("shop/app")
 DAY_US = 86_400_000_000
+HOUR_US = DAY_US // 24
 START_US = 1_795_500_000_000_000
 
 
@@ -113,6 +114,7 @@ def open_shop(tmp_path: Path) -> Iterator[Opener]:
         settings = settings_of(data)
         prepare_metadata(data, settings.storage)
         database = open_metadata(data, settings.storage, clock)
+        check_place(settings, database, claim=True)  # as a start does
         blobs = open_blob_store(settings, database)
         rule_set = parse_rules(rules)
         database.write_and_wait(

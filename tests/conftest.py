@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import sys
 import uuid
@@ -15,11 +16,14 @@ import hypothesis
 import pytest
 import structlog
 
+from boltseal.server import logs
 from boltseal.server.store_factory import examine_store, prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 from tests.storage_choice import drop_database
 
 pytest_plugins = [
+    "tests.boltseal_process",
+    "tests.compiled_statements",
     "tests.environment",
     "tests.scheduling",
     "tests.selection",
@@ -41,16 +45,24 @@ hypothesis.settings.load_profile("boltseal")
 # A shell's background processes ignore Ctrl-C, and so would every command that a test starts from there.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # httpx2 looks for this module, which no test needs, at every request inside this process, and Python does not cache its
 # absence: a None here makes it absent without reading the disk.
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # None is how Python itself says "absent"
 
 
-def pytest_collection_finish() -> None:
-    """Exclude imported and collected objects from garbage collection, which would walk them again and again."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Exclude imported and collected objects from garbage collection, which would walk them again and again, also meanwhile."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -62,15 +74,28 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(autouse=True)
-def _plain_tracebacks() -> None:
+def _logs_as_at_the_start() -> Iterator[None]:
     """A log entry takes no time to render, and is no output of a command that runs in this process.
 
-    structlog's default, rich, takes a second for the exception of one request.
+    structlog's default, rich, takes a second for the exception of one request. What a test or its command configures ends with it:
+    at the level debug, SQLAlchemy logs each row of all later tests.
     """
-    structlog.reset_defaults()  # a command that ran in this process may have configured it
+    structlog.reset_defaults()
     *others, _ = structlog.get_config()["processors"]
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*others, renderer], logger_factory=structlog.PrintLoggerFactory(sys.stdout))
+    _reset_levels()
+    handlers = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = handlers
+    _reset_levels()
+
+
+def _reset_levels() -> None:
+    """Set the levels of Python's start, also where a fixture of a module or session has configured others."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in (*logs.QUIET, *logs.SECRETIVE):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,18 @@ from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.coordination.postgres_leases import PostgresLeases
 from boltseal.server.storage.coordination.postgres_lock import PostgresInterprocessLock
-from boltseal.server.storage.coordination.protocol import Generation, InterprocessLock, Leases, Statements
+from boltseal.server.storage.coordination.protocol import (
+    FoundRow,
+    Generation,
+    InterprocessLock,
+    Leases,
+    Statements,
+)
 from boltseal.server.storage.metadata.schema import METADATA
 from tests.fakes.statements import NoStatements
 from tests.polling import wait_until
 
+TABLES = ("generation", "lease", "replica", "schema_support")
 PROCESS = """
 import asyncio, sys, time
 from pathlib import Path
@@ -98,7 +105,7 @@ class Plain:
 
     connection: psycopg.Connection
 
-    def plain(self, statement: str, values: Sequence[object] = (), /) -> object:
+    def plain(self, statement: str, values: Sequence[object] = (), /) -> FoundRow:
         return self.connection.execute(statement.replace("?", "%s").encode(), values)
 
 
@@ -110,7 +117,7 @@ def store_of(place: str) -> FileStore | PostgresStore:
 def create_tables(address: str) -> None:
     """Create the tables of the coordination."""
     engine = create_engine(address.replace("postgresql:", "postgresql+psycopg:"))
-    METADATA.create_all(engine, tables=[METADATA.tables[each] for each in ("generation", "lease")])
+    METADATA.create_all(engine, tables=[METADATA.tables[each] for each in TABLES])
     engine.dispose()
 
 
@@ -144,4 +151,11 @@ def change(generation: Generation, transaction: AbstractContextManager[Statement
     """Commit a transaction that takes something away."""
     with transaction as statements:
         generation.begin(statements)
-    generation.end()
+    ended(generation)
+
+
+def ended(generation: Generation) -> None:
+    """End a change, and wait until no process uses what it cached before."""
+    wait = generation.end()
+    if wait is not None:
+        wait()

@@ -40,7 +40,8 @@ async def exposition(data: Path) -> str:
     async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
         assert isinstance(app, Application)
         assert app._store is not None
-        await app._store.registry.upstreams.quota(UPSTREAM, PullLimit(100, 40, 21_600, "192.0.2.1"))
+        store = app._store
+        await store.registry.upstreams.quota(UPSTREAM, PullLimit(100, 40, 21_600, "192.0.2.1"), store.database.now_us())
         await images.push(client, "shop/app", "1.4.2", images.image("one"))
         await client.get("/v2/shop/app/manifests/1.4.2")
         await client.head("/v2/shop/app/manifests/1.4.2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -12,8 +13,11 @@ CACHE = Path(__file__).parent.parent / "build/go-cache"
 """What is compiled already, mostly Go's own library: kept for all programs and all runs, and deleted by `make clean`."""
 
 
-def build_go(source: Path, built: Path) -> Path:
-    """Build the program of one source file; return its path, `built`."""
+def build_go(source: str | Path, built: Path) -> Path:
+    """Build the program of a source file or of a package; return its path, `built`.
+
+    One build at a time, so that what two programs share is compiled once.
+    """
     environment = os.environ | {
         "GO111MODULE": "off",
         "GOPATH": "/usr/share/gocode",
@@ -21,5 +25,8 @@ def build_go(source: Path, built: Path) -> Path:
         "GOFLAGS": "",
         "GOTOOLCHAIN": "local",
     }
-    subprocess.run([program("go"), "build", "-o", built, source], env=environment, check=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "boltseal-tests.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([program("go"), "build", "-o", built, source], env=environment, check=True)
     return built

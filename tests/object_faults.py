@@ -44,14 +44,25 @@ def on(method: str, part: str, fault: Fault) -> Plan:
     return lambda asked, path: fault if asked == method and part in path else None
 
 
+def kind_of(method: str, path: str) -> str:
+    """Return the kind of a request of a registry: its method, the folder of its key, and the part of an upload in parts."""
+    key, _, query = path.partition("?")
+    folders = key.split("/")[3:]
+    names = {"uploads", "partNumber", "uploadId"}
+    part = "+".join(sorted(names & {each.partition("=")[0] for each in query.split("&")}))
+    where = "checkpoint" if folders and folders[-1] == "checkpoint" else "/".join(folders[:1])
+    return f"{method} {where} {part}".strip()
+
+
 @dataclass(slots=True)
 class FaultyServer:
-    """The proxy. `plan` may be replaced at any time."""
+    """The proxy. `plan` and `on_lost`, which is called when a request is done whose answer will be lost, may be replaced at any time."""
 
     server: ObjectServer
     listener: socket.socket
     plan: Plan = no_fault
     failed: list[str] = field(default_factory=list)
+    on_lost: Callable[[], None] = lambda: None
 
     @property
     def endpoint(self) -> str:
@@ -119,6 +130,8 @@ class FaultyServer:
                     return
                 if fault is not Fault.LOST:
                     connection.sendall(piece)
+            if fault is Fault.LOST:
+                self.on_lost()
 
 
 def _head(connection: socket.socket) -> tuple[bytes, bytes]:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from obstore.store import S3Store
 
-from boltseal.server.storage.blobs.object_client import ObjectClient
+from boltseal.server.storage.blobs.object_failures import BLOBS
 from boltseal.server.storage.blobs.object_store import SPOOL_BYTES, ObjectBlobs
+from boltseal.server.storage.bucket_owner import BucketOwner, BucketUnfit
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.storage.object_client import ObjectClient
 from tests.storage_servers import ObjectServer
 
 
@@ -53,12 +55,14 @@ def object_store(
     bucket = server.store(prefix)
     blobs = ObjectBlobs(
         database,
-        ObjectClient(client or bucket),
+        ObjectClient(client or bucket, BLOBS),
         data,
         lock_wait_s=lock_wait_s,
         spool_bytes=spool_bytes,
         redirect=redirect,
     )
+    with contextlib.suppress(BucketUnfit):  # radosgw, which no server starts on, keeps the contract nevertheless
+        BucketOwner(database, ObjectClient(bucket, BLOBS), "the bucket").claim()
     try:
         yield ObjectStore(blobs, database, bucket, prefix)
     finally:

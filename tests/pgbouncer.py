@@ -14,8 +14,8 @@ from tests.storage_servers import USER, Postgres, StorageServer, unprivileged
 
 
 @contextmanager
-def pgbouncer(server: Postgres, database: str = "postgres") -> Iterator[str]:
-    """Run pgbouncer on a new folder, and yield the address of a database through it."""
+def pgbouncer(server: Postgres, database: str = "postgres", connections: int = 20) -> Iterator[str]:
+    """Run pgbouncer on a new folder, and yield the address of a database through it. `connections`: at most to a database."""
     folder = Path(tempfile.mkdtemp(prefix="boltseal-pgbouncer-"))
     folder.chmod(0o755)
     port = free_port()
@@ -23,7 +23,7 @@ def pgbouncer(server: Postgres, database: str = "postgres") -> Iterator[str]:
     (folder / "pgbouncer.ini").write_text(
         f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
         f"auth_type = trust\nauth_file = {folder}/users.txt\npool_mode = transaction\nmax_prepared_statements = 100\n"
-        "unix_socket_dir =\n"
+        f"unix_socket_dir =\ndefault_pool_size = {connections}\nserver_login_retry = 1\n"
     )
     pooler = StorageServer(
         [*unprivileged(), "/usr/sbin/pgbouncer", str(folder / "pgbouncer.ini")], port, folder, signal.SIGINT

@@ -12,6 +12,8 @@ from pathlib import Path
 
 RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 COUNT = 12_000
+KEPT = range(28_300, 28_400)
+"""For `make serve-postgres` and `make serve-replicas`, whose ports are fixed, and which tests start beside others."""
 
 
 def free_port() -> int:
@@ -19,18 +21,23 @@ def free_port() -> int:
 
     The kernel does not hand it out either, to connections and to sockets that bind to port 0: those ports begin above ours.
     """
-    for port in _candidates():
+    for port in _once():
         if _claim(port) and _is_free(port):
             return port
     raise AssertionError(f"all of {COUNT} ports are in use")
 
 
 @cache
-def _candidates() -> Iterator[int]:
+def _once() -> Iterator[int]:
+    return candidates()
+
+
+def candidates() -> Iterator[int]:
     """Yield each port once, from a place that differs between the processes of the tests."""
     end = int(RANGE.read_text().split()[0]) if RANGE.is_file() else 32_768
     begin = os.getpid() * 101 % COUNT
-    return iter([end - COUNT + (begin + number) % COUNT for number in range(COUNT)])
+    ports = (end - COUNT + (begin + number) % COUNT for number in range(COUNT))
+    return (port for port in ports if port not in KEPT)
 
 
 def _claim(port: int) -> bool:

@@ -2,7 +2,7 @@
 
 Loaded by `tests/conftest.py`. pytest-xdist gives each worker one file after the other (`--dist loadfile`), by itself those
 with the most tests first: a file of three tests that take a minute each would come last. `--no-loadscope-reorder` keeps
-this order.
+this order. A file with a slow or real test that was never measured comes before all others, since it may take the longest.
 
 --write-durations  store how long each file took, in `tests/durations.json`; with or without several workers
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Sort the files for several workers, each of which collects all tests; one process keeps the order of the names."""
     if hasattr(config, "workerinput"):
         stored = stored_durations()
-        items.sort(key=lambda item: -stored.get(file_of(item.nodeid), 0.0))
+        unknown = {file_of(item.nodeid): inf for item in items if any(map(item.get_closest_marker, ("slow", "real")))}
+        assumed = unknown | stored
+        items.sort(key=lambda item: -assumed.get(file_of(item.nodeid), 0.0))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

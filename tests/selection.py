@@ -7,8 +7,9 @@ Loaded by `tests/conftest.py`. Two options of pytest, independent of each other:
 
 A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A test without a stored time gets none. For each
 file the sum of its other tests is stored, one row of each table.
-A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, and `store` in one of STORE_TESTS. With `-m engine` or
-`-m store` only the files there are imported: each worker would import those of all other tests as well, 14,000 of them.
+A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, `store` in one of STORE_TESTS, `fault` in one of
+FAULT_TESTS, and `replicas` in one of REPLICA_TESTS. Each test in one of STORAGE_TESTS gets the mark `storage`. With `-m` and one of these marks only the files there are imported: each worker would import those of all other
+tests as well, 14,000 of them.
 A slow test gets the mark `sized` in a file that reads the size of the run (`tests.soak.scale`): `make soak` runs these.
 """
 
@@ -33,12 +34,44 @@ LENGTHY_S: Final = 0.1
 ENGINE_TESTS: Final = ("tests/distribution/test_image.py", "tests/real/engines/")
 """Where real container engines build, run and keep images: `make test-engines` runs these."""
 STORE_TESTS: Final = ("tests/attacks/scrub/",)
-"""Where the stores of container engines on disk are checked: `make test-stores` runs these, `make test` all others."""
+"""Where the stores of container engines on disk are checked: `make test-stores` runs these."""
+FAULT_TESTS: Final = ("tests/server/faults/",)
+"""Where PostgreSQL, an S3 server and boltseal are broken under pushes: `make test-postgres` runs these."""
+REPLICA_TESTS: Final = ("tests/server/replicas/", "tests/real/test_serve_replicas.py")
+"""Where several servers share one database and bucket: `make test-replicas` runs these."""
+STORAGE_TESTS: Final = (
+    "tests/attacks/shared_storage/",
+    "tests/real/test_serve_postgres.py",
+    "tests/server/api/test_object_store.py",
+    "tests/server/commands/test_backup",
+    "tests/server/commands/test_former_servers.py",
+    "tests/server/commands/test_hostile_backups.py",
+    "tests/server/commands/test_move_",
+    "tests/server/registry/test_published_tree.py",
+    "tests/server/registry/test_rebuild",
+    "tests/server/registry/test_shared_mark.py",
+    "tests/server/storage/test_bucket_owner.py",
+    "tests/server/storage/test_collection.py",
+    "tests/server/storage/test_hidden_blobs.py",
+    "tests/server/storage/test_object",
+    "tests/server/storage/test_postgres_",
+    "tests/server/storage/test_radosgw.py",
+    "tests/server/storage/test_replica_rows.py",
+    "tests/server/test_database_time.py",
+    "tests/server/test_shared_storage.py",
+)
+"""What tests that start PostgreSQL or an S3 server begin with; `make test-storage` runs these."""
 
 SIZES: Final = ("tests.soak.scale", "tests.scale.growth")
 """The modules that say how large a test is: `make soak` runs the tests of files that import one of them, at full size."""
 
-_PLACES: Final = {"engine": ENGINE_TESTS, "store": STORE_TESTS}
+_PLACES: Final = {
+    "engine": ENGINE_TESTS,
+    "store": STORE_TESTS,
+    "fault": FAULT_TESTS,
+    "replicas": REPLICA_TESTS,
+    "storage": STORAGE_TESTS,
+}
 
 _measured: dict[str, float] = {}
 
@@ -55,10 +88,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if timings.get(function_id(item), 0.0) > LENGTHY_S:
             item.add_marker(pytest.mark.lengthy)
-        if item.get_closest_marker("real") is not None and item.nodeid.startswith(ENGINE_TESTS):
-            item.add_marker(pytest.mark.engine)
-        if item.get_closest_marker("real") is not None and item.nodeid.startswith(STORE_TESTS):
-            item.add_marker(pytest.mark.store)
+        is_real = item.get_closest_marker("real") is not None
+        for mark, places in _PLACES.items():
+            if (is_real or mark == "storage") and item.nodeid.startswith(places):
+                item.add_marker(mark)
         if item.get_closest_marker("slow") is not None and is_sized(item.path):
             item.add_marker(pytest.mark.sized)
     yield  # after -m another row may be the first

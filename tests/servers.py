@@ -30,6 +30,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.boltseal_process import COMMAND, BoltsealProcess
 from tests.ports import free_port
 from tests.programs import program
 from tests.storage_choice import storage_variables
@@ -73,6 +74,8 @@ def boltseal(
     before: Sequence[str] = (),
     port: int | None = None,
     path: str = "/readyz",
+    own_interpreter: bool = False,
+    host: str = "127.0.0.1",
 ) -> Iterator[Server]:
     """Run `boltseal serve` on its own port. Its log and its configuration are files beside `data`.
 
@@ -84,8 +87,10 @@ def boltseal(
         before: the command prefix, such as `("taskset", "-c", "0")`.
         port: the port of a restarted server; by default a free one.
         path: the path that answers 200 after the start: `/healthz` for a server that is not ready because its ledger is in doubt.
+        own_interpreter: start a new interpreter, as users do: for tests of what a server needs, such as its memory. So does `before`.
+        host: the address on which it listens.
     """
-    address = f"127.0.0.1:{port or free_port()}"
+    address = f"{host}:{port or free_port()}"
     arguments = ["serve", "--data", str(data), "--listen", address, "--workers", str(workers)]
     if config is not None:
         written = data.with_name(f"{data.name}.toml")
@@ -96,7 +101,7 @@ def boltseal(
     tls = "BOLTSEAL_SERVER__TLS_CERT" in (settings or {})
     with _started(
         "boltseal",
-        [*before, sys.executable, "-m", "boltseal", *arguments],
+        [*before, *COMMAND, *arguments],
         address=address,
         folder=data,
         log=data.with_name(f"{data.name}.log"),
@@ -105,9 +110,10 @@ def boltseal(
         ready=lambda: (
             _listens(address)
             and (workers == 1 or _listeners(address) >= workers)
-            and (tls or _answers(f"http://{address}{path}"))
+            and (tls or answers(f"http://{address}{path}"))
         ),
         environment=clean | chosen | dict(settings or {}),
+        forked=not (before or own_interpreter),
     ) as server:
         yield server
 
@@ -161,7 +167,7 @@ http: {{addr: {address}}}
         address=address,
         folder=folder,
         log=folder / "log",
-        ready=lambda: _listens(address) and _answers(f"http://{address}/v2/"),
+        ready=lambda: _listens(address) and answers(f"http://{address}/v2/"),
         # its S3 driver does not start with a bundle of certificates
         environment={name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"},
     ) as server:
@@ -179,7 +185,7 @@ def olareg(folder: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
         address=f"127.0.0.1:{port}",
         folder=folder,
         log=folder / "log",
-        ready=lambda: _answers(f"http://127.0.0.1:{port}/v2/"),
+        ready=lambda: answers(f"http://127.0.0.1:{port}/v2/"),
     ) as server:
         yield server
 
@@ -278,16 +284,19 @@ def dockerd(
 
 
 @contextlib.contextmanager
-def podman(folder: Path, *, plain_http: Sequence[str] = (), driver: str = "vfs") -> Iterator[Server]:
+def podman(
+    folder: Path, *, plain_http: Sequence[str] = (), driver: str = "vfs", conmon: Path | None = None
+) -> Iterator[Server]:
     """Run podman's API service on its own storage; `address` is the path of its socket.
 
     `folder`/podman is podman on that storage, `folder`/temporary its folder for temporary files. `plain_http`: registries that it may contact without TLS. Its
     containers are run by runc, because crun needs newer cgroups than some machines have. It sees an empty list of Debian's
     packages: for each request for its version it looks up the packages of its helpers, which takes a third of a second of
-    processor time on a machine with 1,200 packages.
+    processor time on a machine with 1,200 packages. `conmon`: a program that it runs in place of conmon.
     """
     folder.mkdir(parents=True, exist_ok=True)
     at, client = folder / "p.sock", folder / "podman"
+    monitor = f"--conmon {conmon} " if conmon else ""
     (folder / "temporary").mkdir(exist_ok=True)  # else a killed podman leaves its files in /var/tmp
     (folder / "packages").mkdir(exist_ok=True)
     registries = folder / "registries.conf"
@@ -300,7 +309,7 @@ def podman(folder: Path, *, plain_http: Sequence[str] = (), driver: str = "vfs")
 export CONTAINERS_REGISTRIES_CONF={registries} CONTAINERS_CONF_OVERRIDE={limits} TMPDIR={folder}/temporary
 export DPKG_ADMINDIR={folder}/packages
 exec {program("podman")} --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp --storage-driver {driver} \\
-  --cgroup-manager cgroupfs --events-backend file --runtime runc --log-level error "$@"
+  --cgroup-manager cgroupfs --events-backend file --runtime runc {monitor}--log-level error "$@"
 """
     )
     client.chmod(0o755)
@@ -466,12 +475,13 @@ def _started(
     log: Path,
     ready: Callable[[], bool],
     environment: Mapping[str, str] | None = None,
+    forked: bool = False,
 ) -> Iterator[Server]:
     """Start a process in its own session, wait until `ready`, and end it by SIGTERM, later by SIGKILL."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
-        process = subprocess.Popen(
-            argv,
+        process = (BoltsealProcess if forked else subprocess.Popen)(
+            argv[len(COMMAND) :] if forked else argv,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -511,7 +521,8 @@ def _tail(log: Path) -> str:
         return file.read().decode("utf-8", "replace")
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Return whether a server answers GET of a URL with 200."""
     try:
         return httpx2.get(url, timeout=2.0, trust_env=False).status_code == 200
     except httpx2.TransportError:

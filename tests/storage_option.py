@@ -33,6 +33,8 @@ from tests.storage_servers import ACCESS_KEY, SECRET_KEY, ObjectServer, Postgres
 
 MEMORY: Final = Path("/dev/shm")
 S3_SERVERS: Final = {"seaweedfs": seaweedfs, "radosgw": radosgw}
+CHOSEN_BY_TEST: Final = frozenset({"postgres_server", "schema_template", "new_database", "object_server"})
+"""Fixtures of tests that are the same with every `--storage`, so `make test` or `make test-storage` runs them."""
 _ENDS: Final = pytest.StashKey[ExitStack]()
 
 
@@ -58,9 +60,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that are about SQLite or files, with their reason."""
+    """With another storage leave out tests about SQLite or files, with their reason, and those that choose theirs themselves."""
     if config.getoption("--storage") == "sqlite":
         return
+    chosen = [item for item in items if CHOSEN_BY_TEST.isdisjoint(getattr(item, "fixturenames", ()))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in {*chosen}])
+    items[:] = chosen
     for item in items:
         marker = item.get_closest_marker("files_only")
         if marker is not None:

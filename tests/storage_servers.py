@@ -1,4 +1,4 @@
-"""PostgreSQL and SeaweedFS (an S3 server), started for tests on 127.0.0.1, each on a new folder.
+"""PostgreSQL and SeaweedFS (an S3 server), started for tests on 127.0.0.1 or in a network of the test, each on a new folder.
 
 The fixtures that most tests want, and the option `--storage`, are in `tests.storage_option`; the commands are in
 `scripts.storage_programs`. Each is a context manager that yields a server which tests can kill and start again, to see what survives.
@@ -35,29 +35,31 @@ from scripts.storage_programs import (
     seaweedfs_environment,
     unprivileged,
 )
+from tests.namespaces import Host
 from tests.polling import wait_until
 from tests.ports import free_port
 from tests.programs import program
 
 __all__ = [
-    "ACCESS_KEY", "BUCKET", "SECRET_KEY", "USER", "ObjectServer", "Postgres", "StorageServer", "postgres", "postgres_programs",
+    "ACCESS_KEY", "BUCKET", "SECRET_KEY", "USER", "ObjectServer", "Postgres", "StorageServer", "own_folder", "postgres", "postgres_programs",
     "radosgw", "seaweedfs", "unprivileged",
 ]  # fmt: skip
 
-START_S = 60.0
+START_S = 180.0
 STOP_S = 30.0
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 
 
 @dataclass(slots=True)
 class StorageServer:
-    """A process that can be killed and started again on the same folder and port."""
+    """A process that can be killed and started again on the same folder and port. `host`: the address at which it is reached."""
 
     argv: Sequence[str]
     port: int
     folder: Path
     ends_with: signal.Signals
     environment: Mapping[str, str] | None = None
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -112,16 +114,16 @@ class StorageServer:
         assert self.process is not None
         assert self.process.poll() is None, f"it ended: {self.log.read_text(errors='replace')[-4000:]}"
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            return probe.connect_ex((self.host, self.port)) == 0
 
 
 @dataclass(slots=True)
 class Postgres(StorageServer):
-    """A PostgreSQL server with a superuser `boltseal` and no password on 127.0.0.1."""
+    """A PostgreSQL server with a superuser `boltseal` and no password."""
 
     def url(self, database: str) -> str:
         """Return the address of one of its databases."""
-        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{USER}@{self.host}:{self.port}/{database}"
 
     def create_database(self, template: str = "template0") -> str:
         """Create a database with a name of its own, as a copy of another one, and return the name."""
@@ -148,16 +150,23 @@ class Postgres(StorageServer):
 
 
 @contextlib.contextmanager
-def postgres(*, settings: Mapping[str, str] | None = None, inside: Path | None = None) -> Iterator[Postgres]:
+def postgres(
+    *, settings: Mapping[str, str] | None = None, inside: Path | None = None, on: Host | None = None
+) -> Iterator[Postgres]:
     """Run PostgreSQL on a new folder.
 
-    `settings`: of `postgresql.conf`, such as `fsync`, which is on by default. `inside`: the folder for the new one.
+    `settings`: of `postgresql.conf`, such as `fsync`, which is on by default. `inside`: the folder for the new one. `on`: a host of
+    a network of the test, from which every other one may connect.
     """
-    with _own_folder("pg", inside) as folder:
+    with own_folder("pg", inside) as folder:
         init_postgres(folder / "data")
         port = free_port()
-        argv = postgres_command(folder / "data", port, folder, settings)
-        server = Postgres(argv, port, folder, signal.SIGINT)
+        if on is not None:
+            settings = {"listen_addresses": "*", **(settings or {})}
+            with (folder / "data/pg_hba.conf").open("a") as rules:
+                rules.write("host all all all trust\nhost replication all all trust\n")
+        argv = [*_before(on), *postgres_command(folder / "data", port, folder, settings)]
+        server = Postgres(argv, port, folder, signal.SIGINT, host=_address(on))
         try:
             server.start()
             wait_until(server.answers, "PostgreSQL takes connections", START_S)
@@ -173,7 +182,7 @@ class ObjectServer(StorageServer):
     @property
     def endpoint(self) -> str:
         """The address for clients."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def store(self, prefix: str = "") -> S3Store:
         """Return a client of its bucket, below a prefix."""
@@ -189,15 +198,15 @@ class ObjectServer(StorageServer):
 
 
 @contextlib.contextmanager
-def seaweedfs(*, inside: Path | None = None) -> Iterator[ObjectServer]:
-    """Run SeaweedFS with an S3 gateway on a new folder. `inside`: the folder for the new one."""
-    with _own_folder("weed", inside) as folder:
+def seaweedfs(*, inside: Path | None = None, on: Host | None = None) -> Iterator[ObjectServer]:
+    """Run SeaweedFS with an S3 gateway on a new folder. `inside`: the folder for the new one. `on`: a host of a network of the test."""
+    with own_folder("weed", inside) as folder:
         data = folder / "data"
         data.mkdir()
         ports = {name: free_port() for part in PARTS for name in (part, f"{part}.grpc")}
-        argv = seaweedfs_command(data, ports, folder)
+        argv = [*_before(on), *seaweedfs_command(data, ports, folder), *([] if on is None else ["-ip.bind=0.0.0.0"])]
         environment = seaweedfs_environment((ACCESS_KEY, SECRET_KEY), folder)
-        server = ObjectServer(argv, ports["s3"], folder, signal.SIGTERM, environment)
+        server = ObjectServer(argv, ports["s3"], folder, signal.SIGTERM, environment, _address(on))
         try:
             server.start()
             wait_until(server.answers, "SeaweedFS stores an object", START_S)
@@ -209,7 +218,7 @@ def seaweedfs(*, inside: Path | None = None) -> Iterator[ObjectServer]:
 @contextlib.contextmanager
 def radosgw(*, inside: Path | None = None) -> Iterator[ObjectServer]:
     """Run Ceph's S3 server alone, on SQLite (its `dbstore`), on a new folder. Multipart uploads return wrong bytes there."""
-    with _own_folder("rgw", inside) as folder:
+    with own_folder("rgw", inside) as folder:
         port = free_port()
         (folder / "ceph.conf").write_text(
             f"[global]\nlog file = {folder}/ceph.log\nadmin socket = {folder}/admin.sock\nrun dir = {folder}\n"
@@ -251,8 +260,16 @@ def _create_user(output: Path, options: Sequence[str]) -> None:
         process.wait()
 
 
+def _before(on: Host | None) -> tuple[str, ...]:
+    return () if on is None else on.before
+
+
+def _address(on: Host | None) -> str:
+    return "127.0.0.1" if on is None else on.address
+
+
 @contextlib.contextmanager
-def _own_folder(name: str, inside: Path | None) -> Iterator[Path]:
+def own_folder(name: str, inside: Path | None) -> Iterator[Path]:
     """Return a folder with a short path, because of sockets, that the unprivileged user may write to."""
     folder = Path(tempfile.mkdtemp(prefix=f"boltseal-{name}-", dir=inside))
     if os.geteuid() == 0:

@@ -1,5 +1,5 @@
 """No test is left out by accident: by its folder's name, by `make check` with its whole package, or by all of `make test`,
-`make test-engines` and `make test-stores`.
+`make test-engines`, `make test-stores`, `make test-storage`, `make test-postgres` and `make test-replicas`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,24 @@ import shlex
 import subprocess
 import sys
 from fnmatch import fnmatch
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
 from tests.scheduling import stored_durations
-from tests.selection import ENGINE_TESTS, STORE_TESTS, exists, is_elsewhere, quick_tests, stored_timings
+from tests.selection import (
+    ENGINE_TESTS,
+    FAULT_TESTS,
+    REPLICA_TESTS,
+    STORAGE_TESTS,
+    STORE_TESTS,
+    exists,
+    is_elsewhere,
+    quick_tests,
+    stored_timings,
+)
+from tests.storage_option import CHOSEN_BY_TEST
 
 TESTS = Path(__file__).parent
 PACKAGES = sorted(
@@ -28,6 +40,8 @@ ENGINES_ELSEWHERE = {
     "real/test_mirror.py": "docker and containerd pull through the mirror that they are configured for",
 }
 """Files that start an engine outside ENGINE_TESTS and STORE_TESTS."""
+TARGETS = ("test", "test-engines", "test-stores", "test-postgres", "test-replicas", "test-storage")
+"""The targets of the Makefile that together run every test."""
 
 
 def test_no_folder_of_tests_has_a_name_that_pytest_skips(pytestconfig: pytest.Config) -> None:
@@ -56,16 +70,37 @@ def test_a_test_is_lengthy_by_its_measured_time_only() -> None:
     assert [path.name for path in TESTS.rglob("test_*.py") if by_hand.search(path.read_text())] == []
 
 
-def test_every_test_is_run_by_exactly_one_of_three_targets() -> None:
+def test_every_test_is_run_by_exactly_one_of_six_targets() -> None:
     """The targets of tests run pytest with the same options but `-m`, and no test is in two of the places that they run."""
-    found = [_pytest_of(target) for target in ("test", "test-engines", "test-stores")]
+    found = [_pytest_of(target) for target in TARGETS]
     (_, others), *_ = found
+    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *STORAGE_TESTS)
 
-    assert [marks for marks, _ in found] == ["not engine and not store", "engine", "store"]
-    assert [each for _, each in found] == [others] * 3
-    assert not [each for each in ENGINE_TESTS if each.startswith(STORE_TESTS)]
-    assert not [each for each in STORE_TESTS if each.startswith(ENGINE_TESTS)]
+    assert [marks for marks, _ in found] == [
+        "not engine and not store and not fault and not replicas and not storage",
+        "engine",
+        "store",
+        "fault",
+        "replicas",
+        "storage",
+    ]
+    assert [each for _, each in found] == [others] * len(TARGETS)
+    assert not [one for one, other in permutations(places, 2) if one.startswith(other)]
     assert not [word for word in others if word.startswith(("tests", "--ignore", "--deselect", "-k", "-m"))]
+
+
+def test_continuous_integration_runs_every_target_of_tests_once() -> None:
+    """The Makefile has no other targets of tests, and .ci/run makes each of them in one stage, but for the one that it names."""
+    made = re.findall(
+        r"^(test[a-z-]*): \$", TESTS.parent.joinpath("Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    ci = TESTS.parent.joinpath(".ci/run").read_text(encoding="utf-8")
+    (left_out,) = re.findall(r"Left out: `make (test[a-z-]*)`", ci)
+    stages = re.findall(r'^stage ".*?" "\$whole" (.*)', ci, re.MULTILINE)
+
+    assert sorted(made) == sorted(TARGETS)
+    made_there = [word for stage in stages for word in stage.split() if word.startswith("test")]
+    assert sorted([*made_there, left_out]) == sorted(TARGETS)
 
 
 def test_a_test_is_about_engines_by_its_place_only() -> None:
@@ -73,27 +108,57 @@ def test_a_test_is_about_engines_by_its_place_only() -> None:
     files = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.rglob("*.py")}
     starting = [name for name, text in files.items() if re.search(r"\bservers\.(dockerd|podman|containerd)\(", text)]
 
-    places = (*ENGINE_TESTS, *STORE_TESTS)
-    assert [place for place in places if not TESTS.parent.joinpath(place).exists()] == []
-    assert [name for name, text in files.items() if re.search(r"mark\.(engine|store)\b", text)] == ["selection.py"]
+    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *STORAGE_TESTS)
+    assert [place for place in places if not any(f"tests/{name}".startswith(place) for name in files)] == []
+    assert not [
+        name for name, text in files.items() if re.search(r"mark\.(engine|store|fault|replicas|storage)\b", text)
+    ]
     assert {name for name in starting if not f"tests/{name}".startswith(places)} == set(ENGINES_ELSEWHERE)
 
 
+def test_no_other_test_starts_a_database_or_an_object_store() -> None:
+    """Outside the places of their marks only contracts start PostgreSQL or an S3 server, which run on every implementation."""
+    places = (*STORAGE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, "tests/contracts/")
+    words = re.compile(
+        rf"\b({'|'.join([*CHOSEN_BY_TEST, 'postgres', 'seaweedfs', 'radosgw'])})\(|def test_.*\b({'|'.join(CHOSEN_BY_TEST)})\b"
+    )
+    files = {path.relative_to(TESTS.parent).as_posix(): path.read_text() for path in TESTS.rglob("test_*.py")}
+
+    assert [name for name, text in files.items() if words.search(text) and not name.startswith(places)] == []
+
+
 def test_only_files_in_the_places_of_a_mark_are_imported_for_it() -> None:
-    """`-m engine` and `-m store` import the files in their places, and all other expressions import every file."""
+    """`-m engine`, `-m store` and `-m storage` import the files in their places, and all other expressions import every file."""
     files = [path.relative_to(TESTS.parent).as_posix() for path in TESTS.rglob("test_*.py")]
 
-    for mark, places in (("engine", ENGINE_TESTS), ("store", STORE_TESTS)):
+    for mark, places in (("engine", ENGINE_TESTS), ("store", STORE_TESTS), ("storage", STORAGE_TESTS)):
         imported = {file for file in files if not is_elsewhere(file, mark)}
         assert imported == {file for file in files if file.startswith(places)}
-        assert len(imported) > 10
-    for marks in ("", "not engine and not store", "engine or store", "real"):
+        assert imported
+    for marks in ("", "not engine and not store and not fault", "engine or store", "real"):
         assert not [file for file in files if is_elsewhere(file, marks)]
 
 
 def test_every_file_with_a_stored_duration_exists() -> None:
     """Each file in durations.json exists, so that a renamed file keeps its duration."""
     assert [file for file in stored_durations() if not TESTS.parent.joinpath(file).is_file()] == []
+
+
+@pytest.mark.slow
+def test_a_slow_file_that_was_never_measured_comes_first(tmp_path: Path) -> None:
+    """Workers start with slow files without a stored duration, since one of them may take longest."""
+    for name, mark in (("a", ""), ("b", "@pytest.mark.slow\n"), ("c", "")):
+        (tmp_path / f"test_{name}.py").write_text(f"import pytest\n\n{mark}def test_it():\n    pass\n")
+    options = ("-p", "tests.scheduling", "-p", "no:cacheprovider", "-n", "1", "--dist", "loadfile")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", "--no-loadscope-reorder", *options, "--rootdir", tmp_path, tmp_path],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert re.findall(r"PASSED .*test_(\w)\.py", run.stdout) == ["b", "a", "c"]
 
 
 def test_every_measured_test_exists() -> None:
@@ -137,7 +202,7 @@ def _pytest_of(target: str) -> tuple[str, list[str]]:
     makefile = TESTS.parent.joinpath("Makefile").read_text(encoding="utf-8")
     recipe = re.search(rf"^{target}: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert recipe is not None
-    (command,) = (line for line in recipe[1].splitlines() if "-m pytest" in line)
-    words = shlex.split(command.partition("-m pytest")[2])
+    (command,) = (line for line in recipe[1].splitlines() if "$(PYTEST) -m" in line)
+    words = shlex.split(command.partition("$(PYTEST)")[2])
     at = words.index("-m")
     return words[at + 1], words[:at] + words[at + 2 :]

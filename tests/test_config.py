@@ -15,7 +15,8 @@ from boltseal.errors import ExitCode, exit_code
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import Mode
 from boltseal.server import configuration
-from boltseal.server.settings import ListenAddress, ServerSettings, Settings, exposure_refusal
+from boltseal.server.listen_address import ListenAddress
+from boltseal.server.settings import ServerSettings, Settings, exposure_refusal
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -282,7 +283,10 @@ def test_a_named_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
         load(tmp_path / "absent.toml")
 
 
-@pytest.mark.parametrize("name", ["BOLTSEAL_RULE", "BOLTSEAL_WITNESS", "BOLTSEAL_AUTH__GRANT", "BOLTSEAL_AUTH__QUOTA"])
+@pytest.mark.parametrize(
+    "name",
+    ["BOLTSEAL_RULE", "BOLTSEAL_WITNESS", "BOLTSEAL_AUTH__GRANT", "BOLTSEAL_AUTH__ISSUER", "BOLTSEAL_AUTH__QUOTA"],
+)
 def test_a_list_in_the_environment_that_is_not_json_is_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list in a variable that is not JSON is reported with the variable's name."""
     monkeypatch.setenv(name, "[")
@@ -401,3 +405,39 @@ def test_an_invalid_quota_is_reported(tmp_path: Path) -> None:
     message = refusal(tmp_path, '[[auth.quota]]\nusers = ["ci"]\nmax_bytes = "lots"\n')
 
     assert message == 'quota 1: max_bytes is "lots"; expected a size, such as "50 GiB"'
+
+
+ISSUER = """
+[[auth.issuer]]
+name = "github"
+url = "https://token.actions.githubusercontent.com"
+audience = "https://registry.example.com"
+
+[[auth.issuer.rule]]
+claims = { repository_id = "123" }
+repository = "shop/app"
+actions = ["push"]
+"""
+
+
+def test_an_issuer_of_pipelines_configures_access(tmp_path: Path) -> None:
+    """With an issuer callers must log in, also without a user; its values are read as in the file."""
+    settings = load(written(tmp_path, ISSUER))
+
+    assert settings.auth.configured
+    assert settings.login_required
+    assert [(terms.name, len(terms.rules)) for terms in settings.issuers] == [("github", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (ISSUER.replace("audience", "audiense"), 'issuer 1: unknown key "audiense"; did you mean audience?'),
+        (ISSUER.replace("actions", "action"), 'issuer 1, rule 1: unknown key "action"; did you mean actions?'),
+        (ISSUER.replace("repository_id", "repository"), "issuer 1, rule 1: claims has nothing that identifies"),
+        (ISSUER.replace("https://token", "http://token"), "issuer 1: url is"),
+    ],
+)
+def test_an_invalid_issuer_is_an_error_of_a_line(tmp_path: Path, text: str, expected: str) -> None:
+    """The message names the table, the key and what was expected."""
+    assert expected in refusal(tmp_path, text)

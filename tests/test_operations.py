@@ -122,11 +122,15 @@ def test_what_a_reload_leaves_out_is_compared_setting_by_setting(tmp_path: Path)
             "server": {"data": tmp_path / "data", "log_level": "debug"},
             "auth": {"htpasswd": tmp_path / "users", "anonymous_pull": True},
             "ledger": {"origin": "a.example.com"},
+            "outdated": {"ignore": ["shop/*"]},
             "rule": list(FLOATING),
+            "tags": [{"repositories": "shop/*", "watch": ["1.0"]}],
         }
     )
 
-    assert before.restart_required(after) == ("[server] log_level", "[auth] htpasswd", "[ledger] origin")
+    restart = ("[server] log_level", "[auth] htpasswd", "[ledger] origin", "[outdated] ignore", "[[tags]]")
+    assert before.restart_required(after) == restart
+    assert after.with_live_changes(before).outdated.ignore == ("shop/*",), "a reload keeps what needs a restart"
     assert before.with_live_changes(after).auth.anonymous_pull is True
     assert before.with_live_changes(after).rule == tuple(FLOATING)
     assert not before.with_live_changes(settings_of(tmp_path / "other")).auth.configured

@@ -16,9 +16,11 @@ from boltseal.events import Event
 from boltseal.ledger.entry import EntryKind, format_time, parse
 from boltseal.server.app import Application
 from boltseal.server.rebuilds import InProcessTransport, ReadOnlyTransport, RebuildScheduler
+from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.settings import OutdatedSettings, Settings
+from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.store_factory import OpenStore, now_us
+from boltseal.server.store_factory import now_us
 from tests.fakes.hub import FakeHub
 from tests.images import Document, push
 from tests.polling import until_signed
@@ -74,7 +76,9 @@ def store_of(registry: Serving) -> OpenStore:
 
 
 def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: FakeHub) -> RebuildScheduler:
-    return RebuildScheduler(settings, store_of(registry), now_us, events.append, outside=hub.app())
+    return RebuildScheduler(
+        settings, store_of(registry), FileLeases(settings.server.data), now_us, events.append, outside=hub.app()
+    )
 
 
 async def test_a_server_names_the_revision_of_a_sealed_tag(
@@ -249,6 +253,7 @@ async def asked_of(registry: Serving, settings: Settings) -> dict[str, int]:
 
     looks._inside = counting
     await looks.once()
+    looks._leases.close()  # as a server that ends, so that the next one scans
     return dict(counted)
 
 

@@ -155,11 +155,11 @@ async def test_a_truncated_body_is_an_error() -> None:
 
 
 async def test_a_closed_port_is_a_connect_error() -> None:
-    """A closed port is a connect error: for one address, all addresses of a name, or a name without addresses."""
+    """A closed port is a connect error: for one address, all addresses of a name, or a name without addresses or that no name can be."""
     async with listening(silent) as port:
         pass
     async with client() as http:
-        for host in ("127.0.0.1", "localhost", "nobody.invalid"):
+        for host in ("127.0.0.1", "localhost", "nobody.invalid", f"{'a' * 64}.invalid", "a..invalid"):
             with pytest.raises(httpx2.ConnectError):
                 await http.get(f"http://{host}:{port}/")
 

@@ -42,6 +42,7 @@ async def test_a_page_of_referrers_has_few_megabytes(shop: BareRegistry, where: 
     assert listed == sorted(map(Digest.of, bodies))
 
 
+@pytest.mark.files_only("it counts the steps of SQLite")
 async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: BareRegistry) -> None:
     """A push of an index with many tags checks the closure once, not once per tag."""
     config, layer = await shop.blob(b"{}"), await shop.blob(b"layer")

@@ -15,8 +15,9 @@ from boltseal.client.witness import WitnessClient
 from boltseal.ledger.checkpoint import open_checkpoint
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings
-from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
-from boltseal.server.store_factory import prepare
+from boltseal.server.storage.ledger_doubts import WITNESSES
+from boltseal.server.storage.witness_statements import WitnessStatements
+from boltseal.server.store_factory import open_metadata, prepare
 from tests import images
 from tests.cli import program
 from tests.fakes.witness import URL, FakeWitness
@@ -56,8 +57,8 @@ def down() -> Response:
 
 async def started(log: BareLedger, *fakes: FakeWitness, quorum: int | None = None) -> Witnesses:
     """Ask the witnesses once, as a server that has just been started does, and return them."""
-    if not log.keys.doubted(WITNESSES):
-        log.keys.put_doubt(WITNESSES, NOT_ASKED)
+    if not log.doubts.has(WITNESSES):
+        log.doubts.put(WITNESSES, NOT_ASKED)
     states = [WitnessState(WitnessClient(URL, app=one.transport()), one.key.verifier) for one in fakes]
     asking = Witnesses(log.database, log.keys, states, quorum=quorum)
     await asking.submit()
@@ -78,7 +79,7 @@ async def test_a_larger_size_is_remembered_over_a_restart_while_its_witness_is_d
     await started(log, first, second, quorum=1)
     await started(log, first, second, quorum=1)
 
-    assert "saw 9 entries of it, more than the data had" in (log.keys.doubt() or "")
+    assert "saw 9 entries of it, more than the data had" in (log.doubts.reason() or "")
 
 
 async def test_a_larger_size_is_not_withdrawn_by_a_404(log: BareLedger) -> None:
@@ -88,7 +89,7 @@ async def test_a_larger_size_is_not_withdrawn_by_a_404(log: BareLedger) -> None:
     asking = await started(log, first)
     await again(asking)
 
-    assert "saw 9 entries" in (log.keys.doubt() or "")
+    assert "saw 9 entries" in (log.doubts.reason() or "")
     assert "it does not know this ledger, but it saw 9 entries of it" in asking.troubles[0]
 
 
@@ -99,12 +100,12 @@ async def test_a_witness_that_cosigned_and_does_not_know_the_ledger_any_more_doe
     """After a start, a 404 of a wrong address or of a proxy before a witness is not the agreement of that witness."""
     first = fake(log)
     await started(log, first)
-    agreed = log.keys.doubted(WITNESSES)
+    agreed = log.doubts.has(WITNESSES)
     first.answers = [Response(status_code=answer)]
     await started(log, first)
 
     assert not agreed
-    assert log.keys.doubt() == NOT_ASKED
+    assert log.doubts.reason() == NOT_ASKED
 
 
 async def test_a_running_server_takes_writes_while_a_witness_forgot_the_ledger(log: BareLedger) -> None:
@@ -116,7 +117,7 @@ async def test_a_running_server_takes_writes_while_a_witness_forgot_the_ledger(l
     first.answers = [Response(status_code=404)]
     await again(asking)
 
-    assert not log.keys.doubted(WITNESSES)
+    assert not log.doubts.has(WITNESSES)
     assert "does not know this ledger, but it cosigned 4 entries of it" in asking.troubles[0]
 
 
@@ -143,12 +144,12 @@ async def test_a_witness_that_saw_other_entries_is_a_doubt_without_its_checkpoin
     assert key is not None
     first, second = Forked(key.verifier, size=size, shows=False), fake(log, "w2")
     await started(log, first, second, quorum=1)
-    doubted = log.keys.doubt() or ""
+    doubted = log.doubts.reason() or ""
     first.answers = [down()]
     await started(log, first, second, quorum=1)
 
     assert f"saw other entries than the first {size} of this ledger" in doubted
-    assert f"has not agreed since it saw other entries than its first {size}" in (log.keys.doubt() or "")
+    assert f"has not agreed since it saw other entries than its first {size}" in (log.doubts.reason() or "")
 
 
 async def test_a_witness_that_agrees_again_is_trusted_again_after_a_restart(log: BareLedger) -> None:
@@ -160,16 +161,16 @@ async def test_a_witness_that_agrees_again_is_trusted_again_after_a_restart(log:
     first.answers = [down()]
     await started(log, first, second, quorum=1)
 
-    assert not log.keys.doubted(WITNESSES)
+    assert not log.doubts.has(WITNESSES)
 
 
 async def test_a_statement_that_can_not_be_read_is_no_agreement(log: BareLedger) -> None:
-    """A changed or cut file of statements lets no witness agree."""
+    """A changed row of a statement lets no witness agree."""
     await started(log, fake(log))
-    log.keys.put_statements(b"larger many witness.test/w1")
+    log.database.write_and_wait(lambda tx: tx.sql.plain("UPDATE witness_statement SET stated = 'perhaps'"))
     await started(log, fake(log))
 
-    assert log.keys.doubt() == NOT_ASKED
+    assert log.doubts.reason() == NOT_ASKED
 
 
 @dataclass
@@ -195,7 +196,7 @@ async def test_a_witness_that_refuses_and_shows_what_the_ledger_has_is_reported(
     asking = await started(log, stubborn)
 
     assert "refused the checkpoint of 6 entries, and shows one of 4 that this ledger has" in asking.troubles[0]
-    assert log.keys.doubt() == NOT_ASKED
+    assert log.doubts.reason() == NOT_ASKED
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ async def test_an_answer_that_says_nothing_is_no_agreement(log: BareLedger, answ
     first.answers = [answer]
     asking = await started(log, first)
 
-    assert log.keys.doubt() == NOT_ASKED
+    assert log.doubts.reason() == NOT_ASKED
     assert asking.troubles
 
 
@@ -232,12 +233,12 @@ async def test_a_witness_with_another_key_does_not_agree(log: BareLedger) -> Non
     first = fake(log)
     configured = first.key.verifier
     first.seed = bytes(32)
-    log.keys.put_doubt(WITNESSES, NOT_ASKED)
+    log.doubts.put(WITNESSES, NOT_ASKED)
     state = WitnessState(WitnessClient(URL, app=first.transport()), configured)
     asking = Witnesses(log.database, log.keys, [state])
     await asking.submit()
 
-    assert log.keys.doubt() == NOT_ASKED
+    assert log.doubts.reason() == NOT_ASKED
     assert "signed with another key" in asking.troubles[0]
 
 
@@ -315,6 +316,8 @@ async def test_an_accepted_loss_ends_what_witnesses_stated_beside_the_running_se
             return (await images.put(registry.client, "shop/app", "1.4.3", images.image("one"))).status_code == 201
 
         await until_answer(is_taken, "pushes are taken")
+    with open_metadata(settings) as database:
+        stated = WitnessStatements(database, settings.keys).read()
 
     assert (before.status_code, done.code) == (503, 0)
-    assert not LedgerKeys(old.with_name("data.keys")).statements()
+    assert stated == {}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.build.git_state import GitFailed, GitState, NotGit, git_state, public_source
+from boltseal.build.git_state import GitState, git_state, public_source
 from boltseal.files.named_files import FileMissing
+from boltseal.project.git_program import GitFailed, NotGit
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -44,17 +45,17 @@ def made(folder: Path) -> Path:
 
 
 def dirt(folder: Path) -> str | None:
-    return git_state(folder).dirt
+    return git_state(folder, os.environ).dirt
 
 
 def test_a_clean_folder_is_named_by_its_tag(repository: Path) -> None:
     """A folder without changes is named by its tag, or by its commit if it has none."""
     head = git(repository, "rev-parse", "HEAD")
-    untagged = git_state(repository)
+    untagged = git_state(repository, os.environ)
     git(repository, "tag", "v1.4.2")
 
     assert untagged == GitState(head, head[:12], None, "", shallow=False)
-    assert git_state(repository / ".").described == "v1.4.2"
+    assert git_state(repository / ".", os.environ).described == "v1.4.2"
 
 
 def test_a_commit_after_the_tag_has_its_number_and_hash(repository: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_commit_after_the_tag_has_its_number_and_hash(repository: Path) -> Non
     git(repository, "tag", "v1.4.2")
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "Second")
 
-    assert git_state(repository).described == f"v1.4.2-1-g{git(repository, 'rev-parse', 'HEAD')[:12]}"
+    assert git_state(repository, os.environ).described == f"v1.4.2-1-g{git(repository, 'rev-parse', 'HEAD')[:12]}"
 
 
 def test_every_kind_of_change_is_seen_and_gives_another_hash(repository: Path) -> None:
@@ -132,7 +133,7 @@ def test_reading_the_state_runs_no_program_and_changes_nothing(repository: Path)
     git(repository, "config", "core.fsmonitor", f"touch {repository}/.git/ran; false")
     os.utime(repository / "app.py", (1, 1))
     before = (repository / ".git/index").read_bytes()
-    git_state(repository)
+    git_state(repository, os.environ)
 
     assert not (repository / ".git/ran").exists()
     assert (repository / ".git/index").read_bytes() == before
@@ -143,24 +144,24 @@ def test_a_shallow_clone_is_reported(repository: Path) -> None:
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "Second")
     git(repository.parent, "clone", "--quiet", "--depth=1", f"file://{repository}", "shallow")
 
-    assert git_state(repository.parent / "shallow").shallow
+    assert git_state(repository.parent / "shallow", os.environ).shallow
 
 
 def test_a_folder_without_git_or_without_a_commit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder without git or without a commit is refused, because no name can be derived from it."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(NotGit, match="is in no git repository"):
-        git_state(tmp_path)
+        git_state(tmp_path, os.environ)
     git(tmp_path, "init", "--quiet")
     with pytest.raises(NotGit, match="has no commit yet"):
-        git_state(tmp_path)
+        git_state(tmp_path, os.environ)
 
 
 def test_without_git_the_state_is_unknown(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without git the state is unknown, which is not clean."""
     monkeypatch.setenv("PATH", str(repository))
     with pytest.raises(GitFailed, match="is it installed"):
-        git_state(repository)
+        git_state(repository, os.environ)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_a_filter_of_the_repository_is_not_run(repository: Path, kind: str) -> N
     (repository / ".git/info/attributes").write_text("*.py filter=Evil\n")
     os.utime(repository / "app.py", (1, 1))
 
-    assert git_state(repository).dirt is None
+    assert git_state(repository, os.environ).dirt is None
     assert not (repository / ".git/ran").exists()
 
 
@@ -201,7 +202,7 @@ def test_a_filter_that_can_not_be_disabled_ends_the_query(repository: Path) -> N
     git(repository, "config", "filter.a=b.clean", f"touch {repository}/.git/ran; cat")
 
     with pytest.raises(GitFailed, match="configuration has a filter"):
-        git_state(repository)
+        git_state(repository, os.environ)
     assert not (repository / ".git/ran").exists()
 
 
@@ -212,10 +213,25 @@ def test_a_filter_of_the_users_own_configuration_is_run(repository: Path) -> Non
     (repository / ".git/info").mkdir(exist_ok=True)
     (repository / ".git/info/attributes").write_text("*.py filter=big\n")
 
-    assert git_state(repository).dirt is None
+    assert git_state(repository, os.environ).dirt is None
 
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     """The error names the folder, and not git."""
     with pytest.raises(FileMissing, match="no such file or folder"):
-        git_state(tmp_path / "none")
+        git_state(tmp_path / "none", os.environ)
+
+
+def test_variables_of_a_hook_name_no_other_repository(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git sets GIT_DIR for its hooks; the folder says which repository is described."""
+    expected = git_state(repository, os.environ)
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "--quiet")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
+
+    assert git_state(repository, os.environ) == expected

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
@@ -20,6 +19,7 @@ import pytest
 
 from boltseal.cli import root
 from boltseal.cli.json_schemas import ROWS, envelope
+from tests.boltseal_process import boltseal_process
 from tests.storage_choice import storage_variables
 
 TIMEOUT_S = 60.0
@@ -60,19 +60,26 @@ def run(
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     before: Sequence[str] = (),
+    timeout_s: float = TIMEOUT_S,
 ) -> Run:
-    """Run one command in a process. `before`: the program that starts it."""
-    done = subprocess.run(
-        [*before, sys.executable, "-m", "boltseal", *map(str, arguments)],
+    """Run one command in a process. `before`: the program that starts it. `timeout_s`: after this time it is killed."""
+    variables = clean_environment(storage_variables(arguments) | dict(environment or {}))
+    with boltseal_process(
+        arguments,
+        before,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        env=clean_environment(storage_variables(arguments) | dict(environment or {})),
+        env=variables,
         cwd=cwd,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    return Run(done.returncode, done.stdout, done.stderr)
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except BaseException:  # as `subprocess.run` does
+            process.kill()
+            raise
+    return Run(process.returncode, out, err)
 
 
 class _redirect_stdin(redirect_stdout[io.StringIO]):  # noqa: N801 - as its siblings are called

@@ -27,7 +27,7 @@ def run_on_terminal(*arguments: str | Path, typed: str) -> Run:
         )
         os.close(theirs)
         os.write(ours, typed.encode())
-        shown = _read_to_end(ours)
+        shown = read_to_end(ours)
         out, _ = process.communicate(timeout=TIMEOUT_S)
     finally:
         os.close(ours)
@@ -46,14 +46,14 @@ def output_on_terminal(*arguments: str | Path) -> str:
             env=clean_environment(),
         )
         os.close(theirs)
-        shown = _read_to_end(ours)
+        shown = read_to_end(ours)
         process.wait(timeout=TIMEOUT_S)
     finally:
         os.close(ours)
     return shown.replace("\r\n", "\n")
 
 
-def _read_to_end(terminal: int) -> str:
+def read_to_end(terminal: int) -> str:
     """Read until the program has closed its side, which a terminal reports as an error."""
     shown = b""
     ends = time.monotonic() + TIMEOUT_S

@@ -29,6 +29,18 @@ def test_help_names_writing_and_verifying() -> None:
     assert "verify" in output
 
 
+def test_a_receipt_without_a_file_shows_the_usage_of_the_command_that_was_typed() -> None:
+    """Without `-o` the error names the option and the words that the user typed, also in the hint; no hidden subcommand."""
+    run = program.call("ledger", "receipt", "localhost:5000/shop/app:1.4.2")
+    shown = program.call("ledger", "receipt", "localhost:5000/shop/app:1.4.2", "--help")
+
+    assert run.code == 2
+    assert "Missing option '-o' / '--output'" in run.err
+    assert "Usage: boltseal ledger receipt [OPTIONS]" in run.err
+    assert "write" not in run.err
+    assert (shown.code, shown.out.splitlines()[0].split("[")[0]) == (0, "Usage: boltseal ledger receipt ")
+
+
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     """A missing receipt file is a usage error."""
     assert program.call("ledger", "receipt", "verify", tmp_path / "x", "--key", str(signing_key().verifier)).code == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests import servers
+from tests.boltseal_process import BoltsealProcess
 from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
@@ -41,8 +41,8 @@ def test_each_round_reads_the_settings_again(tmp_path: Path) -> None:
     settings.write_text("[client]\n")
     with servers.boltseal(tmp_path / "data") as server:
         publish(server.url, "1.4.2")
-        following = subprocess.Popen(
-            [sys.executable, "-m", "boltseal", "ledger", "monitor", server.url, "--every", "1s"],
+        following = BoltsealProcess(
+            ["ledger", "monitor", server.url, "--every", "1s"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -106,3 +106,12 @@ def test_the_cron_line_of_the_docs_finds_a_changed_row(tmp_path: Path) -> None:
     assert first.code == 0
     assert runs[-1].code == again.code == 1
     assert "shop/app:1.0.0: the tag resolves to" in again.err
+
+
+def test_a_registry_that_cannot_be_reached_is_named_with_the_reason(tmp_path: Path) -> None:
+    """A registry that does not answer could not be checked; the error does not say that it has no ledger."""
+    result = program.call("ledger", "monitor", f"http://127.0.0.1:{free_port()}", "--state", tmp_path / "state")
+
+    assert result.code == 3
+    assert "Connection refused" in result.err
+    assert "shows no ledger" not in result.err

@@ -452,7 +452,9 @@ def test_a_rebuild_is_requested_once_and_recorded(shop: ImageRegistry, configure
     first = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
     again = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
     log = call("outdated", "--log", "--json").json["results"]
-    by_ledger = call("outdated", "--log", "--registry", shop.address, "--json").json["results"]
+    by_ledger = wait_until(
+        lambda: call("outdated", "--log", "--registry", shop.address, "--json").json["results"], "the entry is signed"
+    )
 
     assert (first.code, again.code) == (1, 1)  # the program that it ran has built nothing
     assert "asking for a rebuild" in first.err

@@ -11,16 +11,23 @@ from boltseal.cli.root import load
 from tests.cli import program
 
 KINDS = {
+    "A": "the LOCATION of the first of two images; the output names it so",
+    "ACTION": "what an API token allows: pull, push, delete",
     "ADDRESS": "a container engine: unix:///PATH, tcp://HOST:PORT, ssh://HOST",
     "ARGUMENT": "an argument for another program",
+    "B": "the LOCATION of the second of two images",
     "COMMAND": "a command of boltseal",
+    "COMMIT": "a commit of a git repository",
     "DIGEST": "a digest, or a prefix of at least seven hex digits where one of several is chosen",
     "DURATION": "a whole number and a unit: 90s, 15m, 6h, 7d",
     "FILE": "a file",
     "FOLDER": "a folder",
+    "GLOB": "names, with `*` for a part without `/` and `**` for any: shop/**",
     "HASH": "a SHA-256 in hex that a former run printed",
     "HOST": "a registry, without a scheme: docker.io, localhost:5000",
     "HOST:PORT": "where a server listens",
+    "SESSION": "the ID of a session of a pipeline, which `admin session ls` shows",
+    "ID": "the ID of an API token, which `admin token ls` shows",
     "IMAGE": "a reference of an image: localhost:5000/shop/app:1.4.2",
     "KEYWORD": "a word to search for",
     "KEY": "the public key of a ledger or a witness, as a C2SP note has it",
@@ -48,29 +55,42 @@ KINDS = {
 """Every metavar, and what a value of it is."""
 
 MEANINGS = {
+    "--all": "everything that there is: all users, all digests",
     "--allow": "contact a registry that only the project's files, a store or a lock name",
     "--base": "an image that another one is based on",
     "--compose": "a Compose file: its images, or its containers",
     "--count-pulls": "read manifests also where a registry counts that as pulls",
+    "--digest": "the digest of an image",
     "--dry-run": "show what would be done, and change nothing",
+    "-f": "the files that describe the project",
+    "--file": "the files that describe the project",
+    "--from": "where something is taken from",
     "--force": "do it although the same work, or another image, is there",
     "--host": "the container engine, or for `scrub` the host",
     "--key": "the key of the ledger",
+    "--kube": "a cluster, by a context of kubectl",
     "--lock": "a lock file",
+    "--namespace": "a namespace of a cluster",
     "--offline": "contact no registry",
     "--platform": "the platform of an image",
     "--project": "the folder with boltseal.lock",
+    "-p": "a project by its name: of Compose, or of releases",
+    "--project-name": "a project by its name: of Compose, or of releases",
     "--reason": "why; recorded permanently",
+    "--rebuild": "make again what is outdated, or what was lost",
     "--replace": "put another in place of the present one: a key, or an image whose files differ",
     "--running": "of the containers that run",
     "--scheme": "what a tag is made of",
     "--scrub": "verify an image on the disk before it gets its name",
-    "--tag": "the tag of what is pushed",
+    "--tag": "a tag: of what is pushed, or of what runs",
     "--to": "which former state",
     "--update": "lock what tags resolve to now",
+    "--user": "the owner of API tokens",
     "--write": "write the project's files",
     "--dockerfile": "a Dockerfile",
     "--every": "repeat",
+    "--repository": "a repository of a registry",
+    "--server": "a registry, by its admin API",
 }
 """Options that several commands describe in their own words; each has one meaning."""
 
@@ -122,6 +142,7 @@ def test_each_option_has_one_meaning() -> None:
             kinds[each.name].add("flag" if each.is_flag else each.metavar.removesuffix(",..."))
             words[each.name].add(each.help)
     kinds["--to"] = {"DIGEST|NUMBER"}  # for a tag's history a TIME is possible too
+    kinds["--from"] = {"URL|FOLDER"}  # what a registry is moved from is a folder
 
     assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
     assert {name: found for name, found in words.items() if len(found) > 1 and name not in MEANINGS} == {}

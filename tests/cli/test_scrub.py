@@ -18,7 +18,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.oci.reference import Reference
 from tests.cli import program
-from tests.cli.terminal import screen
+from tests.cli.terminal import read_to_end, screen
 from tests.host.scrub.made_stores import DockerStore, repository_of
 from tests.host.scrub.receipts import KEY, receipt
 from tests.polling import wait_until
@@ -392,7 +392,7 @@ def test_progress_shows_bytes_and_rate_on_a_terminal(store: DockerStore) -> None
     argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root)]
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=theirs, env=program.clean_environment(), check=False)
     os.close(theirs)
-    shown = os.read(ours, 100_000).decode()
+    shown = read_to_end(ours)
     os.close(ours)
 
     assert done.returncode == 0

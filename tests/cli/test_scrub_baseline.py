@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.ledger.note import SigningKey, format_note
+from tests.boltseal_process import BoltsealProcess
 from tests.cli import program
 from tests.host.scrub.made_stores import DockerStore
 from tests.polling import wait_until
@@ -248,8 +248,8 @@ def test_a_recording_that_is_ended_leaves_nothing_behind(
     target.mkdir()
     rate = "64K" if phase == "inventory" else "4M"
     argv = ("scrub", "--root", store.root, "--write-baseline", target / "b", "--signing-key", key)
-    with subprocess.Popen(
-        [sys.executable, "-m", "boltseal", *map(str, argv), "--bytes-per-second", rate],
+    with BoltsealProcess(
+        [*argv, "--bytes-per-second", rate],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=program.clean_environment({"TMPDIR": str(scratch)}),

@@ -19,7 +19,7 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
-from boltseal.server.registry.seals import ConfirmedPurge
+from boltseal.server.registry.seal_results import ConfirmedPurge
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
 from boltseal.server.storage.metadata import ledger_store
@@ -344,7 +344,9 @@ async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: BareRegistry
     os.utime(path, (time.time() - 2 * DAY_S,) * 2)
     with closing(sqlite3.connect(folder(shop) / DATABASE_NAME)) as connection, connection:
         connection.execute("DELETE FROM blob")
-    run = await asyncio.to_thread(run_on_terminal, "admin", "gc", "--json", "--data", folder(shop), typed=typed)
+    run = await asyncio.to_thread(
+        run_on_terminal, "admin", "gc", "--full", "--json", "--data", folder(shop), typed=typed
+    )
 
     assert run.code == code
     assert run.err.index(str(Digest.of(b"left over"))) < run.err.index("Delete 1 item?")
@@ -395,6 +397,24 @@ async def test_fsck_names_a_damaged_blob(shop: BareRegistry) -> None:
     assert "1 problem" in run.out
 
 
+async def test_fsck_begins_with_a_position_that_is_not_there_yet(shop: BareRegistry, tmp_path: Path) -> None:
+    """The first run with `--position FILE` creates the file, and removes it at its end."""
+    position = tmp_path / "position"
+    await shop.push(await shop.image("one"), "1.4.2")
+    run = verb(shop, "admin", "fsck", "--position", str(position))
+
+    assert run.code == 0
+    assert not position.exists()
+
+
+def test_fsck_refuses_a_position_with_rebuild(shop: BareRegistry, tmp_path: Path) -> None:
+    """`--position` would have no effect on a rebuild, so the two are refused together: exit code 2."""
+    run = refused(shop, "admin", "fsck", "--rebuild", "--position", str(tmp_path / "position"))
+
+    assert run.code == 2
+    assert "--rebuild and --position exclude each other" in run.err
+
+
 async def test_fsck_changes_nothing(shop: BareRegistry) -> None:
     """`fsck` changes no file, except for SQLite's shared table of locks."""
     await shop.push(await shop.image("one"), "1.4.2")
@@ -431,13 +451,13 @@ def test_a_missing_default_folder_is_a_usage_error(tmp_path: Path) -> None:
 
 
 async def test_gc_deletes_unreferenced_bytes(shop: BareRegistry) -> None:
-    """`gc` deletes the bytes of an aborted push, and keeps referenced ones."""
+    """`gc --full` deletes the bytes of a push that was killed before its row, and keeps referenced ones."""
     await shop.push(await shop.image("one"), "1.4.2")
     stray = await unnamed(shop, b"stray")
     for path in (folder(shop) / "blobs").rglob("*"):
         make_old(path)
 
-    run = verb(shop, "admin", "gc", "--json")
+    run = verb(shop, "admin", "gc", "--full", "--json")
 
     assert run.code == 0
     assert [(result["ref"], result["status"]) for result in run.json["results"]] == [(str(stray), "removed")]

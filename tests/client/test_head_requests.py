@@ -14,12 +14,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from boltseal import socket_backend
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.head_requests import AT_ONCE, resolve_tags
 from boltseal.client.transport import Transport
 from boltseal.oci.reference import Reference
 from boltseal.server.auth.logins import hash_password
 from boltseal.server.storage.users import UserFile
+from boltseal.socket_backend import BUFFER_BYTES
 from tests import images
 from tests.client.listening import listening
 from tests.servers import Server
@@ -59,10 +61,13 @@ def counted(server: Server, start: str) -> int:
     return sum(int(float(number)) for number in re.findall(rf"^{re.escape(start)}.* ([0-9.]+)$", text, re.MULTILINE))
 
 
-def used_bytes() -> int:
-    """Return the memory that is in use; what waits for the garbage collector is not."""
+def used_bytes() -> tuple[int, int]:
+    """Return the memory that the receive buffers of connections use, and all other; what waits for the garbage collector is neither."""
     gc.collect()
-    return tracemalloc.get_traced_memory()[0]
+    used, _ = tracemalloc.get_traced_memory()  # before the snapshot, which needs memory itself
+    buffers = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, socket_backend.__file__)])
+    of_buffers = sum(trace.size for trace in buffers.traces)
+    return of_buffers, used - of_buffers
 
 
 async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -> None:
@@ -73,15 +78,15 @@ async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -
     logins.write_text(json.dumps({"auths": {server.address: {"auth": auth}}}))
     transport = Transport(CredentialStore([logins]))
     references = [Reference.parse(f"{server.address}/{name}:{tag}") for name in repositories() for tag in tags()]
-    answered, early, late = 0, 0, 0
+    answered, early = 0, 0
     tracemalloc.start()
     try:
         async for answer in resolve_tags(transport, references):
             assert answer.error is None
             answered += 1
             if answered == len(references) // 10:
-                early = used_bytes()
-        late = used_bytes()
+                _, early = used_bytes()
+        of_buffers, late = used_bytes()
     finally:
         tracemalloc.stop()
         await transport.aclose()
@@ -96,6 +101,7 @@ async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -
         == answered
     )
     assert late - early < 512 * 1024
+    assert of_buffers < (AT_ONCE + 1) * (BUFFER_BYTES + 4096)
 
 
 async def test_heads_reuse_connections() -> None:

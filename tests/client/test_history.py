@@ -103,13 +103,16 @@ async def test_a_tag_that_differs_from_its_history_is_a_problem(ledger: FakeLedg
     assert found.problems == (f"the tag resolves to {B}, and its last entry 3 says {A}",)
 
 
-async def test_a_history_without_a_ledger_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Without a ledger a history is reported as not proven, which is not a success."""
-    ledger.status = 404
+@pytest.mark.parametrize(("status", "reason"), [(404, "shows no ledger"), (503, "503")])
+async def test_a_history_without_a_ledger_is_not_proven(
+    ledger: FakeLedger, tmp_path: Path, status: int, reason: str
+) -> None:
+    """A history whose ledger is absent or could not be read is reported as not proven, with the reason."""
+    ledger.status = status
     found = await history(ledger, tmp_path)
 
     assert found.proven == frozenset()
-    assert "shows no ledger" in found.problems[0]
+    assert reason in found.problems[0]
 
 
 async def test_an_unsigned_tag_history_is_read(ledger: FakeLedger) -> None:

@@ -117,6 +117,7 @@ async def test_an_unknown_registry_that_does_not_answer_is_no_error(
     found = [await follow(ledger, state), await follow(ledger, state)]
 
     assert [one.status for one in found] == [TrustStatus.NOT_SEEN] * 2
+    assert all(str(status) in one.not_seen for one in found)
     assert ledger.counted["checkpoint"] == 2
 
 

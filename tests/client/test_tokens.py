@@ -87,6 +87,7 @@ async def test_one_denied_repository_does_not_affect_the_others(hub: FakeHub, tr
     answers = {str(answer.reference.repository): answer for answer in await asked(transport)}
 
     assert [name for name, answer in answers.items() if answer.error] == ["team/app77"]
+    assert '(HTTP 403, "requested access to the resource is denied")' in str(answers["team/app77"].error)
     assert hub.counted["token"] <= 2 * 9
     assert hub.counted["HEAD manifest"] == MANY - 1
 

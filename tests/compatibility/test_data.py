@@ -271,6 +271,6 @@ async def test_a_backup_is_restored_and_brought_up_to_date(
         "1.0.1": None,  # a tombstone
         "1.5.0": None,  # pushed after the backup
     }
-    assert refused.status_code == 405  # the backup is behind the checkpoint that its keys have signed
+    assert refused.status_code == 503  # the backup is behind the checkpoint that its keys have signed
     assert again.code == 0, again.err
     assert latest == recorded["tags"]["shop/app:1.5.0"]

@@ -27,6 +27,7 @@ from boltseal.server.storage.blobs.protocol import (
 )
 from tests.fakes.blobs_memory import MemoryBlobs
 from tests.object_stores import object_store
+from tests.server.storage.stored import strays
 
 REPOSITORY = Repository("shop/app")
 FAR_FUTURE_US = 2**62
@@ -57,7 +58,7 @@ async def push(store: BlobStore, content: bytes, algorithm: str = "sha256") -> D
     """Push a whole blob in one request."""
     key = await begin(store)
     digest = Digest.of(content, algorithm)
-    async with store.uploads.open_upload(key, algorithm) as writer:
+    async with store.uploads.open_upload(key, digest) as writer:
         await writer.write(content)
         await writer.commit(digest)
     return digest
@@ -203,7 +204,7 @@ async def test_a_wrong_digest_can_be_followed_by_the_right_one_at_once(store: Bl
 async def test_the_algorithm_may_be_chosen_at_the_commit(store: BlobStore, expected: str, asked: str) -> None:
     """A session that was opened for one digest algorithm can be committed under the other."""
     key = await begin(store)
-    async with store.uploads.open_upload(key, expected) as writer:
+    async with store.uploads.open_upload(key, Digest.of(b"", expected)) as writer:
         await writer.write(b"a" * 100_000)
         await writer.flush()
         await writer.write(b"b" * 100_000)
@@ -347,7 +348,7 @@ async def test_walk_names_every_blob_in_order(store: BlobStore) -> None:
 
     assert [blob.digest for blob in walked] == sorted(pushed)
     assert {blob.size for blob in walked} == set(range(20))
-    assert list(store.maintenance.strays()) == []
+    assert strays(store) == []
 
 
 async def test_scan_yields_every_stored_byte(store: BlobStore) -> None:

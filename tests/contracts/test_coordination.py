@@ -17,13 +17,14 @@ import pytest
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock, LockNotAcquired, LockUnusable
-from boltseal.server.storage.coordination.protocol import Generation, InterprocessLock, Leases
+from boltseal.server.storage.coordination.protocol import Generation, InterprocessLock, LeaseLost, Leases
 from tests.coordination_stores import (
     FileStore,
     PostgresStore,
     change,
     confirmed,
     create_tables,
+    ended,
     holder,
     store_of,
 )
@@ -113,7 +114,7 @@ def test_a_second_writer_waits_for_the_commit_of_the_first(
         one.begin(statements)
         thread, changed = in_background(lambda: change(other, store.transaction()))
         overtook = changed.wait(0.5)
-    one.end()
+    ended(one)
     thread.join(5)
 
     assert not overtook
@@ -129,7 +130,7 @@ def test_after_the_end_of_a_change_no_process_reads_the_number_from_before(
     with store.transaction() as statements:
         one.begin(statements)
         before += [one.read(), other.read()]
-    one.end()
+    ended(one)
     after = [one.read(), other.read()]
 
     assert not set(before) & set(after)
@@ -158,7 +159,8 @@ def test_a_writer_that_died_blocks_no_other(
     before = confirmed(here)
     with holder("generation", store):
         pass
-    here.repair()
+    if isinstance(here, FileGeneration):
+        here.repair()
     repaired = confirmed(here)
     change(here, store.transaction())
 
@@ -174,7 +176,7 @@ def test_a_change_that_is_undone_leaves_caches_usable(
     with suppress(ZeroDivisionError), store.transaction() as statements:
         here.begin(statements)
         raise ZeroDivisionError
-    here.end()
+    ended(here)
 
     assert confirmed(here) % 2 == 0
 
@@ -185,7 +187,7 @@ def test_the_file_is_odd_during_a_commit(tmp_path: Path) -> None:
     before = other.read()
     one.begin(NoStatements())
     during = other.read()
-    one.end()
+    ended(one)
 
     assert [number % 2 for number in (before, during, other.read())] == [0, 1, 0]
     assert other.read() != before
@@ -199,7 +201,7 @@ def test_a_start_does_not_interrupt_a_living_writer(tmp_path: Path) -> None:
     one.begin(NoStatements())
     thread, repaired = in_background(starting.repair)
     overtook = repaired.wait(0.2)
-    one.end()
+    ended(one)
     after = one.read()
     thread.join(5)
 
@@ -344,6 +346,24 @@ def test_a_process_has_each_lease_once(open_leases: Callable[[], Leases]) -> Non
     assert lease is not None
     assert second is None
     assert lease.held()
+
+
+def test_a_transaction_of_a_lost_lease_is_refused(
+    store: FileStore | PostgresStore, open_leases: Callable[[], Leases]
+) -> None:
+    """The holder confirms its lease in a transaction; after another process got it, the transaction is refused."""
+    one, other = open_leases(), open_leases()
+    lease = one.acquire("work")
+    assert lease is not None
+    with store.transaction() as statements:
+        lease.confirm(statements)
+    lease.release()
+    next_one = other.acquire("work")
+    assert next_one is not None
+    with store.transaction() as statements:
+        next_one.confirm(statements)
+        with pytest.raises(LeaseLost):
+            lease.confirm(statements)
 
 
 def test_a_lease_that_cannot_be_recorded_is_not_given(tmp_path: Path) -> None:

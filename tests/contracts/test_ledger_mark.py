@@ -17,6 +17,7 @@ import pytest
 from boltseal.files.atomic_files import Disk, locked
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.server.storage.ledger_mark import (
+    MARK,
     FileMark,
     LedgerKeyUnreadable,
     Mark,
@@ -25,7 +26,7 @@ from boltseal.server.storage.ledger_mark import (
     MarkUnreachable,
     ObjectMark,
 )
-from boltseal.server.storage.object_client import ObjectPlace, open_objects
+from boltseal.server.storage.object_client import Bucket
 from tests.polling import wait_until
 from tests.ports import free_port
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer, seaweedfs
@@ -33,8 +34,8 @@ from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer, 
 OpenMark = Callable[[], Mark]
 
 
-def place(server: ObjectServer) -> ObjectPlace:
-    return ObjectPlace(f"s3://{BUCKET}", server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
+def place(server: ObjectServer) -> Bucket:
+    return Bucket(BUCKET, "", server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
 
 
 @pytest.fixture(params=["file", "object"])
@@ -44,7 +45,7 @@ def open_mark(request: pytest.FixtureRequest, tmp_path: Path) -> OpenMark:
         return lambda: FileMark(tmp_path / "data.keys" / "ledger.mark")
     server: ObjectServer = request.getfixturevalue("object_server")
     key = f"{uuid.uuid4().hex}/ledger.mark"
-    return lambda: ObjectMark(open_objects(place(server)), key)
+    return lambda: ObjectMark(place(server).connect(MARK), key)
 
 
 def test_a_mark_is_what_was_written_last(open_mark: OpenMark) -> None:
@@ -158,10 +159,8 @@ def test_a_lock_of_the_folder_does_not_hinder_a_file(tmp_path: Path) -> None:
 
 def test_without_a_store_there_is_no_answer() -> None:
     """A store that can't be reached is neither "no mark" nor a written one."""
-    nowhere = ObjectPlace(
-        "s3://bucket/boltseal.mark", f"http://127.0.0.1:{free_port()}", "us-east-1", ("a", "very-secret")
-    )
-    mark = ObjectMark(open_objects(nowhere), "ledger.mark")
+    nowhere = Bucket("bucket", "", f"http://127.0.0.1:{free_port()}", "us-east-1", ("a", "very-secret"))
+    mark = ObjectMark(nowhere.connect(MARK), "ledger.mark")
     with pytest.raises(MarkUnreachable) as unread:
         mark.read()
     with pytest.raises(MarkUnreachable):
@@ -174,17 +173,17 @@ def test_without_a_store_there_is_no_answer() -> None:
 
 def test_a_wrong_login_or_bucket_is_no_missing_mark(object_server: ObjectServer) -> None:
     """A refused login can't be taken for "there is no mark"; without its bucket no mark is created."""
-    wrong = ObjectPlace(f"s3://{BUCKET}", object_server.endpoint, "us-east-1", (ACCESS_KEY, "another-secret"))
-    missing = ObjectPlace("s3://missing-bucket", object_server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
+    wrong = Bucket(BUCKET, "", object_server.endpoint, "us-east-1", (ACCESS_KEY, "another-secret"))
+    missing = Bucket("missing-bucket", "", object_server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
     with pytest.raises(MarkUnreachable):
-        ObjectMark(open_objects(wrong), "ledger.mark").read()
+        ObjectMark(wrong.connect(MARK), "ledger.mark").read()
     with pytest.raises(MarkUnreachable):
-        ObjectMark(open_objects(missing), "ledger.mark").read()
+        ObjectMark(missing.connect(MARK), "ledger.mark").read()
 
 
 def test_a_server_that_compares_is_accepted(object_server: ObjectServer) -> None:
     """The check at the start accepts an S3 server with conditional writes, and leaves the mark alone."""
-    mark = ObjectMark(open_objects(place(object_server)), f"{uuid.uuid4().hex}/ledger.mark")
+    mark = ObjectMark(place(object_server).connect(MARK), f"{uuid.uuid4().hex}/ledger.mark")
     mark.check()
     mark.check()
 
@@ -211,10 +210,10 @@ def test_a_server_that_replaces_without_comparing_is_refused() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Careless)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    careless = ObjectPlace("s3://bucket", f"http://127.0.0.1:{server.server_port}", "us-east-1", ("a", "b"))
+    careless = Bucket("bucket", "", f"http://127.0.0.1:{server.server_port}", "us-east-1", ("a", "b"))
     try:
         with pytest.raises(MarkUnfit, match="conditional writes"):
-            ObjectMark(open_objects(careless), "ledger.mark").check()
+            ObjectMark(careless.connect(MARK), "ledger.mark").check()
     finally:
         server.shutdown()
         thread.join()
@@ -223,11 +222,11 @@ def test_a_server_that_replaces_without_comparing_is_refused() -> None:
 
 WRITES = """
 import sys
-from boltseal.server.storage.ledger_mark import Mark, MarkMoved, ObjectMark
-from boltseal.server.storage.object_client import ObjectPlace, open_objects
+from boltseal.server.storage.ledger_mark import MARK, Mark, MarkMoved, ObjectMark
+from boltseal.server.storage.object_client import Bucket
 
 endpoint, bucket, key, secret = sys.argv[1:]
-mark = ObjectMark(open_objects(ObjectPlace(f"s3://{bucket}", endpoint, "us-east-1", (key, secret))), "ledger.mark")
+mark = ObjectMark(Bucket(bucket, "", endpoint, "us-east-1", (key, secret)).connect(MARK), "ledger.mark")
 before = mark.read()
 number = int(before or 0)
 while True:
@@ -258,7 +257,7 @@ def test_what_was_acknowledged_survives_kills_of_writer_and_server() -> None:
             if round_ % 2:
                 server.start()
                 wait_until(server.answers, "SeaweedFS stores an object")
-            mark = ObjectMark(open_objects(place(server)), "ledger.mark")
+            mark = ObjectMark(place(server).connect(MARK), "ledger.mark")
             acknowledged = [int(line) for line in lines if line.strip().isdigit()]
             found.append(int(mark.read() or 0) - acknowledged[-1])
 

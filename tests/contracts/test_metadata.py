@@ -13,12 +13,15 @@ import pytest
 from boltseal.errors import NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.server.storage import metadata_factory
+from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.generation import FileGeneration
+from boltseal.server.storage.coordination.protocol import LeaseLost
 from boltseal.server.storage.metadata import (
     account_table,
     failed_login_table,
     foreign_tags,
     ledger_store,
+    name_lists,
     queries,
     tag_table,
     unreferenced,
@@ -26,11 +29,13 @@ from boltseal.server.storage.metadata import (
     upstream_table,
 )
 from boltseal.server.storage.metadata.database import SqlMetadata
+from boltseal.server.storage.metadata.fenced_writes import fenced
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.protocol import (
     LEDGER,
     NO_PAUSE,
     AccountRow,
+    BlobFound,
     FailedLoginRow,
     ForeignTagRow,
     Metadata,
@@ -42,6 +47,7 @@ from boltseal.server.storage.metadata.protocol import (
 from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession
 from boltseal.server.storage.metadata.tag_row import TagRow
 from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
+from tests.coordination_stores import confirmed
 
 NOW_US = 1_000_000
 DIGEST = Digest.of(b"a")
@@ -82,7 +88,7 @@ def add(name: str, tx: UnitOfWork, *, fail: bool = False) -> str:
 
 def names_in(snapshot: Snapshot) -> list[str]:
     """Return the names of all repositories."""
-    return sorted(name.removeprefix("test/") for name, _ in queries.repositories_below(snapshot, "test/"))
+    return sorted(name.removeprefix("test/") for name, _ in name_lists.repositories_below(snapshot, "test/"))
 
 
 def names(metadata: Metadata) -> list[str]:
@@ -101,6 +107,26 @@ async def test_a_job_that_returns_is_committed(open_metadata: Opener) -> None:
     assert returned == "a"
     assert names(metadata) == ["a"]
     assert names(other) == ["a"]
+
+
+async def test_a_write_under_a_lost_lease_changes_nothing(metadata: Metadata, tmp_path: Path) -> None:
+    """Inside a fenced block each write confirms the lease in its transaction; writes of other threads and later ones do not."""
+    lease = FileLeases(tmp_path).acquire("work")
+    assert lease is not None
+    with fenced(metadata, lease):
+        metadata.write_and_wait(partial(add, "a"))
+        lease.release()
+        with pytest.raises(LeaseLost):
+            metadata.write_and_wait(partial(add, "refused"))
+        with pytest.raises(LeaseLost):
+            await metadata.write(partial(add, "refused"))
+        with pytest.raises(LeaseLost):
+            await asyncio.to_thread(metadata.write_and_wait, partial(add, "refused"))
+        beside = await asyncio.get_running_loop().run_in_executor(None, metadata.write_and_wait, partial(add, "b"))
+    metadata.write_and_wait(partial(add, "c"))
+
+    assert beside == "b"
+    assert names(metadata) == ["a", "b", "c"]
 
 
 def test_a_caller_without_an_event_loop_gets_the_result(metadata: Metadata) -> None:
@@ -286,8 +312,8 @@ async def test_lookups_see_the_last_commit(open_metadata: Opener) -> None:
 
     assert not before
     assert await other.lookups.content.repository("test/app")
-    assert await other.lookups.content.blob_size("test/app", "sha256:1") == 5
-    assert await other.lookups.content.blob_size("test/other", "sha256:1") is None
+    assert await other.lookups.content.blob("test/app", "sha256:1") == BlobFound(5, hidden=False)
+    assert await other.lookups.content.blob("test/other", "sha256:1") is None
     assert await other.lookups.content.tag("test/app", "1.0") is None
     assert await other.lookups.uploads.released("sha256:1") is None
 
@@ -398,9 +424,9 @@ async def test_open_uploads_are_counted_for_their_owner_until_they_expire(open_m
 async def test_removals_change_the_generation_for_every_process(open_metadata: Opener) -> None:
     """Removals change the generation for every process; additions do not."""
     one, two = open_metadata(), open_metadata()
-    before = two.generation.read()
+    before = await asyncio.to_thread(confirmed, two.generation)
     await one.write(partial(add, "a"))
-    unchanged = two.generation.read()
+    unchanged = await asyncio.to_thread(confirmed, two.generation)
     await one.write(take_away)
 
     assert unchanged == before

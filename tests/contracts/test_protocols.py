@@ -10,14 +10,14 @@ import pytest
 from boltseal.notify import outbox
 from boltseal.server.storage.blobs import protocol as blobs
 from boltseal.server.storage.coordination import protocol as coordination
-from boltseal.server.storage.metadata import database, sql
 from boltseal.server.storage.metadata import protocol as metadata
+from boltseal.server.storage.metadata import sql, sql_units
 
 MOST_METHODS = 5
 
 
 @pytest.mark.parametrize(
-    "module", [blobs, coordination, metadata, database, sql, outbox], ids=lambda module: module.__name__
+    "module", [blobs, coordination, metadata, sql_units, sql, outbox], ids=lambda module: module.__name__
 )
 def test_a_protocol_has_at_most_five_methods(module: ModuleType) -> None:
     """A protocol of the storage has at most five methods, inherited ones included, so that each caller needs most of it."""

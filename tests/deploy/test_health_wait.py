@@ -69,3 +69,28 @@ async def test_the_time_limit_of_a_wait_is_kept() -> None:
 
     assert found["web"].status is HealthStatus.WAITING
     assert 8.0 <= engine.looks[-1] <= 8.5
+
+
+@in_virtual_time
+async def test_a_job_without_an_exit_code_has_failed() -> None:
+    """A job's container that ended, and of which the engine reports no exit code, counts as failed."""
+    engine = TimedEngine(replace(BEFORE, state=State.EXITED), 0.12)
+    found = await ProjectHealth(engine, "shop", lambda _line: None).job_exit("web", 120.0)
+
+    assert found.status is HealthStatus.FAILED
+    assert found.reason == "shop-web-1 exited without an exit code"
+
+
+@in_virtual_time
+async def test_the_end_of_a_clean_up_is_waited_for() -> None:
+    """Containers that Podman still cleans up after are waited for, and named if that takes too long."""
+    engine = TimedEngine(replace(BEFORE, state=State.EXITED, exit_code=0, cleaned_up=False), 0.0)
+    health = ProjectHealth(engine, "shop", lambda _line: None)
+    late = await health.not_cleaned_up({"web"}, 10.0)
+    other = await health.not_cleaned_up({"db"}, 10.0)
+    engine.after = replace(engine.after, cleaned_up=True)
+    done = await health.not_cleaned_up({"web"}, 10.0)
+
+    assert late == [replace(engine.after, cleaned_up=False)]
+    assert other == done == []
+    assert 10.0 < engine.looks[-1] < 10.6

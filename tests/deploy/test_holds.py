@@ -85,6 +85,17 @@ def test_a_repeated_rollback_is_refused_and_names_the_next_release() -> None:
         check_repeated([GOOD, BAD, ROLLBACK])
 
 
+def test_hints_of_releases_on_a_cluster_can_be_pasted() -> None:
+    """A hint names project, context and namespace, and nothing that a cluster does not have."""
+    options = "--project-name shop --kube prod --namespace web"
+    with pytest.raises(Held, match=rf"`boltseal rollback 1 {options}`$"):
+        check_repeated(
+            [GOOD, BAD, running(3, GOOD.services[0].digest), running(4, OTHER, of=2, previous=3, hold=True)], options
+        )
+    with pytest.raises(Held, match=rf"`boltseal release hold --end {options}`"):
+        check_images([GOOD, BAD, ROLLBACK], {"app": OTHER}, options)
+
+
 def test_a_rollback_of_an_unfinished_release_is_not_a_repeated_one() -> None:
     """After a rollback, an unfinished or a later deploy can be rolled back."""
     check_repeated([GOOD, BAD, ROLLBACK, release(4, None)])

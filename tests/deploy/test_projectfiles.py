@@ -68,3 +68,24 @@ def test_an_override_beside_a_named_file_is_reported(tmp_path: Path) -> None:
 
     assert overrides_of([tmp_path / "compose.yaml"]) == [tmp_path / "compose.override.yaml"]
     assert overrides_of([tmp_path / "compose.yaml", tmp_path / "compose.override.yaml"]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("job.nomad", 'job "a" {}\n'),
+        ("job.hcl", 'job "a" {}\n'),
+        ("job.nomad.json", '{"Job": {"TaskGroups": [{"Tasks": []}]}}\n'),
+        ("job.json", '{"TaskGroups": [{"Tasks": []}]}\n'),
+    ],
+)
+def test_a_nomad_job_is_not_deployed(tmp_path: Path, name: str, text: str) -> None:
+    """A Nomad job in place of a Compose file is refused in one line that says how to pin and run it."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(NoProject) as refused:
+        named_files(ProjectFiles(tmp_path, (Path(name),)), {})
+
+    assert refused.value.message == (
+        f"{name} is a Nomad job, which boltseal does not deploy: pin it by `boltseal pin --write {name}`, then run "
+        "`nomad job run`"
+    )

@@ -16,7 +16,7 @@ from tests.polling import wait_until
 from tests.ports import free_port
 from tests.programs import program
 from tests.real.tools import run
-from tests.servers import Server
+from tests.servers import START_TIMEOUT_S, Server, answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 
@@ -78,10 +78,12 @@ def test_it_serves_and_its_health_check_succeeds(engine: Storage, image: str, la
     """The running image accepts a push of itself; its health check succeeds, and fails for another address."""
     address = f"127.0.0.1:{free_port()}"
     options = ("--network", "host", "--read-only-tmpfs=false", "--env", f"BOLTSEAL_SERVER__LISTEN={address}")
-    check = ("--health-cmd", "boltseal health --ready", "--health-interval", "disable")
+    within = ("--health-interval", "disable", "--health-timeout", f"{START_TIMEOUT_S:.0f}s")
+    check = ("--health-cmd", "boltseal health --ready", *within)
     box = engine.podman("run", "--detach", *HARDENED, *options, *check, image).checked().strip()
     try:
-        wait_until(lambda: engine.podman("healthcheck", "run", box).ok, "the health check succeeds")
+        wait_until(lambda: answers(f"http://{address}/readyz"), "the server is ready", START_TIMEOUT_S)
+        healthy = engine.podman("healthcheck", "run", box)
         elsewhere = engine.podman(
             "exec", "--env", f"BOLTSEAL_SERVER__LISTEN=127.0.0.1:{free_port()}", box, "boltseal", "health"
         )
@@ -94,6 +96,7 @@ def test_it_serves_and_its_health_check_succeeds(engine: Storage, image: str, la
         stopped = engine.podman("stop", "--time", "20", box)
     ended = engine.podman("inspect", "--format", "{{.State.ExitCode}}", box).checked().strip()
 
+    assert healthy.ok, healthy.text + log
     assert not elsewhere.ok
     assert "connection refused" in elsewhere.text
     assert pushed.ok, pushed.text + log

@@ -205,14 +205,14 @@ def excerpts() -> tuple[Excerpt, ...]:
     packaging = [path for path in ROOT.glob("packaging/**/*") if path.is_file()]
     pages += sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("templates/*"), *packaging])
     return (
-        *(
-            excerpt
-            for path in (*modules, *development)
-            for excerpt in excerpts_of_module(unit_of(path), path, path.read_text(encoding="utf-8"))
-            if path.is_relative_to(SOURCE) or excerpt.context in DEVELOPMENT_CONTEXTS
-        ),
+        *(excerpt for path in modules for excerpt in _excerpts_at(path)),
+        *(excerpt for path in development for excerpt in _excerpts_at(path) if excerpt.context in DEVELOPMENT_CONTEXTS),
         *(excerpt_of_page(path, path.read_text(encoding="utf-8")) for path in pages),
     )
+
+
+def _excerpts_at(module: Path) -> Iterator[Excerpt]:
+    return excerpts_of_module(unit_of(module), module, module.read_text(encoding="utf-8"))
 
 
 def split_name(name: str) -> list[str]:

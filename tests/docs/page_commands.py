@@ -142,6 +142,7 @@ PLAYS: Final[Mapping[str, Play]] = {
 RUN_ELSEWHERE: Final[Mapping[str, str]] = {
     "docs/getting-started/first-steps.md": "tests/real/engines/test_questions.py",
     "docs/guides/from-docker-registry.md": "tests/real/test_operators_pages.py",
+    "docs/guides/kubernetes.md": "tests/kube/test_guide.py",
     "docs/operations/backup.md": "tests/real/test_operators_pages.py",
     "docs/operations/tls.md": "tests/real/test_operators_pages.py",
     "docs/releasing.md": "tests/distribution/test_dist.py",
@@ -154,7 +155,10 @@ _INSTALLS = (
 _CLUSTER = "needs a cluster; tests/real/test_kubernetes_base.py builds and pins the same files with kubectl kustomize"
 _HOST = "needs another host; tests/real/engines/test_ps.py asks one by ssh"
 _MAKE = "needs minutes; .ci/run runs the targets, and tests/docs/test_pages.py checks that they exist"
+_BACKUPS = "needs PostgreSQL and an S3 server; tests/server/commands/test_backups.py makes the same calls"
 _HUB = "asks Docker Hub, which tests do not; tests/fakes/hub.py stands for it in tests/real/test_mirror.py"
+
+_SECRETS = ("mkdir -m 700", "openssl rand", "echo ", "sed 's/", "cp tls", "chmod 600", "chown 10001")
 
 NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
     "CONTRIBUTING.md": {"make ": _MAKE},
@@ -181,6 +185,10 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         "scripts/install": "tests/real/test_pipelines.py runs the step of the composite action",
         ".venv/bin/boltseal verify": "tests/real/test_pipelines.py runs the step of the composite action",
     },
+    "docs/guides/push-from-ci.md": {
+        "curl -sS": "needs an ID token of a CI; tests/server/auth/test_pipeline_logins.py asks for it and reads the message",
+        'echo "$ID_TOKEN"': "needs an ID token of a CI, and only decodes it",
+    },
     "docs/guides/recheck-local-images.md": {
         "cp packaging/systemd": "needs systemd; tests/real/test_systemd_timers.py verifies the units",
         "systemctl": "needs systemd; tests/real/test_systemd_timers.py verifies the units",
@@ -188,6 +196,14 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         "restrict,": "a line of authorized_keys",
         "boltseal scrub --baseline": "needs the printed key; tests/cli/test_scrub_baseline.py checks against a baseline",
     },
+    "docs/guides/gitops.md": {
+        f"boltseal {command} --git-branch production": "tests/cli/test_git_branch.py runs it in a repository"
+        for command in ("deploy", "rollback", "release hold")
+    },
+    "docs/guides/quadlet.md": dict.fromkeys(
+        ("ln -s", "cd /srv/shop", "boltseal lock", "boltseal deploy --quadlet", "boltseal rollback --quadlet"),
+        "needs systemd; tests/real/engines/test_quadlet.py runs these commands on a host with systemd and Podman",
+    ),
     "docs/guides/skaffold.md": {
         "skaffold": "Skaffold is not in Debian",
         "boltseal verify k8s": "needs the file that Skaffold writes; tests/project/test_kubernetes.py verifies such a file",
@@ -201,7 +217,29 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         "boltseal ps --kube": _CLUSTER,
         "boltseal verify --running --host": _HOST,
     },
-    "docs/operations/postgresql-s3.md": {"make serve-postgres": "tests/real/test_serve_postgres.py runs what it runs"},
+    "docs/guides/move-to-postgresql-s3.md": {
+        f"boltseal admin migrate --from ./data --config ./new.toml{option}": (
+            "needs PostgreSQL and an S3 server; tests/server/commands/test_move_data.py makes the same calls"
+        )
+        for option in (" --dry-run", "", " --undo")
+    },
+    "docs/operations/postgresql-s3.md": {
+        "make serve-postgres": "tests/real/test_serve_postgres.py runs what it runs",
+        "env $(cat data-postgres/s3.env)": "needs these servers; tests/real/test_serve_postgres.py runs it",
+        "boltseal admin backup /mnt/backup/boltseal --config ./boltseal.toml": _BACKUPS,
+        "boltseal admin backup /mnt/backup/boltseal --config ./boltseal.toml --with-objects": _BACKUPS,
+        "boltseal admin restore /mnt/backup/boltseal --config ./new.toml": _BACKUPS,
+    },
+    "docs/operations/replicas.md": {
+        "make serve-replicas": "tests/real/test_serve_replicas.py runs what it runs",
+        "docker push": "needs these servers; tests/real/test_serve_replicas.py pushes by HTTP",
+        "docker tag": "needs these servers; tests/real/test_serve_replicas.py pushes by HTTP",
+        "docker compose": "downloads images; tests/real/test_replica_packaging.py runs the programs of the containers",
+        "while sleep": "does not end; tests/real/test_serve_replicas.py pulls in a loop",
+        "kill -9": "needs these servers; tests/real/test_serve_replicas.py kills them",
+        "kubectl": "needs a cluster; tests/real/test_kubernetes_replicas.py builds the overlay",
+        **dict.fromkeys(_SECRETS, "tests/real/test_replica_packaging.py runs this block"),
+    },
     "docs/operations/kubernetes.md": {"kubectl": _CLUSTER, "boltseal lock": _CLUSTER, "boltseal pin": _CLUSTER},
     "docs/reference/client-configuration.md": {
         "skopeo login": "asks for a password; tests/real/test_client_configuration.py logs in",

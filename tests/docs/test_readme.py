@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,6 +14,8 @@ import typer
 
 from boltseal.cli.command_group import CommandOnDemand
 from boltseal.cli.root import build
+from tests import servers
+from tests.cli import program
 from tests.docs.pages import PAGES, code, text, typed_lines
 from tests.images import error_of, image, push
 
@@ -65,6 +69,45 @@ async def test_the_refusal_in_the_readme_is_the_servers(client: httpx2.AsyncClie
 
     assert code == "DENIED"
     assert blurred(message) == blurred(documented)
+
+
+@pytest.mark.slow
+def test_the_transcript_of_the_readme_is_what_the_commands_print(tmp_path: Path) -> None:
+    """Each boltseal command of the transcript, except `deploy`, prints what the README shows, whole; `…` stands for a digest's rest."""
+    project = tmp_path / "shop"
+    project.mkdir()
+    with servers.boltseal(tmp_path / "data") as server:
+        host = server.address.replace("127.0.0.1", "localhost")
+        asyncio.run(pushed_to(server.url))
+        (project / "compose.yaml").write_text(
+            f"services:\n  app:\n    image: {host}/shop/app:1.4.2\n", encoding="utf-8"
+        )
+        shown, printed = list(transcript()), []
+        for typed, _ in shown:
+            run = program.run(*typed.split()[1:], cwd=project)
+            printed.append(plain(f"{run.out}{run.err}".replace(host, "localhost:5000")))
+
+    assert [typed.split()[1] for typed, _ in shown] == ["lock", "pin", "verify"]
+    assert printed == [plain(output) for _, output in shown]
+
+
+def transcript() -> Iterator[tuple[str, str]]:
+    """Yield each boltseal command of the first block of the README, without its comment, and what is shown below it."""
+    (block,) = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    for each in re.split(r"^\$ ", block, flags=re.MULTILINE):
+        typed, _, output = each.partition("\n")
+        if typed.startswith("boltseal ") and not typed.startswith("boltseal deploy"):
+            yield typed.partition("#")[0], output
+
+
+def plain(output: str) -> str:
+    """Return an output with one digest for all, and without what a terminal does to columns."""
+    return re.sub(r"sha256:[0-9a-f]+…?", "DIGEST", re.sub(r" +", " ", output)).strip()
+
+
+async def pushed_to(url: str) -> None:
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+        await push(client, "shop/app", "1.4.2", image("first"))
 
 
 def test_the_readme_is_short() -> None:

@@ -54,7 +54,7 @@ def test_every_setting_is_described_with_its_default() -> None:
             keys = documented(f"`[{name}]`")
             tables = {key for key, each in inner.model_fields.items() if _is_table(each.annotation)}
 
-            assert set(keys) == set(inner.model_fields) - {"grant", "quota"} - tables
+            assert set(keys) == set(inner.model_fields) - {"grant", "issuer", "quota"} - tables
             assert all(documented(f"`[{name}.{key}]`") for key in tables)
             assert all(about.endswith(".") for _, about in keys.values())
     assert documented("`[server]`")["max_manifest_bytes"][0] == "4MiB"

@@ -117,6 +117,7 @@ async def test_states_of_docker_and_podman_are_mapped(
     found = await engine.container(fake.container("web", str(APP), "", State={"Status": word}))
 
     assert (found.state, found.running) == (state, word in ("running", "paused"))
+    assert found.cleaned_up is (word != "stopped")
 
 
 @pytest.mark.parametrize(

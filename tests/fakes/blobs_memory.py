@@ -19,6 +19,7 @@ from boltseal.server.storage.blobs.protocol import (
     PIECE_BYTES,
     BlobAbsent,
     BlobMaintenance,
+    ComparedPage,
     RedirectUrl,
     StoreBroken,
     StoredBlob,
@@ -30,6 +31,8 @@ from boltseal.server.storage.blobs.protocol import (
     UploadSessions,
     UploadUnknown,
 )
+from boltseal.server.storage.metadata.protocol import Job
+from boltseal.server.storage.object_manifests import ObjectManifests
 
 
 class _Session:
@@ -50,6 +53,7 @@ class MemoryWriter:
         self._key = key
         self._session = session
         self._buffered = bytearray()
+        self.recorded = False
 
     @property
     def offset(self) -> int:
@@ -83,7 +87,9 @@ class MemoryWriter:
     async def rollback(self) -> None:
         self._buffered.clear()
 
-    async def commit(self, digest: Digest, verified: Callable[[], None] | None = None) -> int:
+    async def commit(
+        self, digest: Digest, verified: Callable[[], None] | None = None, record: Job[None] | None = None
+    ) -> int:
         self._check()
         content = bytes(self._session.content + self._buffered)
         self._buffered.clear()
@@ -139,6 +145,7 @@ class MemoryBlobs:
         self.maintenance: BlobMaintenance = MemoryMaintenance(self)
         self.redirect: RedirectUrl | None = None
         self.upkeep: StoreUpkeep | None = None
+        self.manifests: ObjectManifests | None = None
 
     def fail(self, what: str, error: BoltsealError, *, done: bool = False) -> None:
         """Make the next call of the method `what` raise `error`, before its effect or after it."""
@@ -203,7 +210,7 @@ class MemoryUploads:
 
     @asynccontextmanager
     async def open_upload(
-        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+        self, key: UploadKey, digest: Digest | None = None, wait_s: float | None = None
     ) -> AsyncIterator[MemoryWriter]:
         session = self._session(key)
         try:
@@ -249,7 +256,7 @@ class MemoryMaintenance:
     def __init__(self, store: MemoryBlobs) -> None:
         self._store = store
 
-    def look(self, digest: Digest) -> StoredBlob | None:
+    def look(self, digest: Digest, *, by_row: bool = False) -> StoredBlob | None:
         self._store.trip("look")
         return self._store.stored(digest) if digest in self._store.blobs else None
 
@@ -261,12 +268,18 @@ class MemoryMaintenance:
         for position in range(0, len(content), PIECE_BYTES):
             yield content[position : position + PIECE_BYTES]
 
-    def walk(self) -> Iterator[StoredBlob]:
+    def walk(self, after: str = "") -> Iterator[StoredBlob]:
         for digest in sorted(self._store.blobs):
-            yield self._store.stored(digest)
+            if str(digest) > after:
+                yield self._store.stored(digest)
 
-    def strays(self) -> Iterator[str]:
-        return iter(())
+    def compare(self, after: str = "", *, contents: bool = False) -> Iterator[ComparedPage]:
+        yield ComparedPage(after, 0, ())
+
+    @property
+    def deleted_at_once(self) -> int:
+        """Return how many calls of `delete` a collection makes at the same time."""
+        return 1
 
     def delete(self, stored: StoredBlob) -> bool:
         self._store.trip("delete")

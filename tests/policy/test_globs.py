@@ -85,6 +85,7 @@ def test_each_sign_has_the_grammars_meaning(glob: str, yes: list[str], no: list[
         ("a[bc", '"a[bc" opens a class with "[" and never closes it with "]"'),
         ("a[]", 'class "[]" is empty; expected characters or ranges, such as "[a-f0-9]"'),
         ("a[!]", 'class "[!]" is empty; expected characters or ranges, such as "[a-f0-9]"'),
+        ("a[!a-z0-9._-]", 'class "[!a-z0-9._-]" excludes every character, so it matches no repository'),
         ("a[^b]", 'class "[^b]" is negated with ^; write "[!b]"'),
         ("a[z-a]", 'range "z-a" runs backwards; write "a-z"'),
         ("a[b/]", '"/" can\'t be in a class'),

@@ -105,6 +105,17 @@ def test_too_many_grants_are_refused() -> None:
         parse_grants([CI] * (MAX_GRANTS + 1), False)
 
 
+def test_reports_of_hosts_need_their_own_right() -> None:
+    """Reporting for a host needs its own right, and a grant of it is for all repositories."""
+    everything = {"users": ["root"], "repository": "**", "actions": ["pull", "push", "delete", "admin", "ledger"]}
+    grants = parse_grants([everything, {"users": ["web-1"], "actions": ["report"]}], False)
+
+    assert grants.reports("web-1")
+    assert not grants.reports("root")
+    with pytest.raises(GrantInvalid, match="report is for all repositories at once"):
+        parse_grants([{"users": ["web-1"], "repository": "shop/*", "actions": ["report"]}], False)
+
+
 def test_the_ledger_needs_its_own_right() -> None:
     """Reading the ledger, whose entries are of all repositories, needs its own right."""
     everything = {"users": ["root"], "repository": "**", "actions": ["pull", "push", "delete", "admin"]}
@@ -113,6 +124,21 @@ def test_the_ledger_needs_its_own_right() -> None:
     assert grants.reads_ledger("auditor")
     assert not grants.reads_ledger("root")
     assert parse_grants([{"users": "*", "actions": ["ledger"]}], False).reads_ledger("anybody")
+
+
+@pytest.mark.parametrize(
+    ("table", "all_repositories"),
+    [
+        ({"users": ["root"], "repository": "**", "actions": ["admin"]}, True),
+        ({"users": "*", "actions": ["admin"]}, True),
+        ({"users": ["root"], "repository": "shop/**", "actions": ["admin"]}, False),
+        ({"users": ["root"], "actions": ["pull", "push", "delete"]}, False),
+        ({"users": ["other"], "actions": ["admin"]}, False),
+    ],
+)
+def test_who_administers_all_repositories(table: dict[str, object], all_repositories: bool) -> None:
+    """One grant has to give the user `admin` in every repository."""
+    assert parse_grants([table], False).administers_all("root") is all_repositories
 
 
 def test_the_ledger_of_a_part_can_not_be_granted() -> None:
@@ -131,3 +157,40 @@ def test_the_globs_that_a_user_may_pull_are_those_of_its_rights(user: str | None
     for repository in ("shop/app", "all/x", "all/x/y", "public/x", "drop/box"):
         may = any(glob.matches(repository) for glob in globs)
         assert may == (Action.PULL in grants.allowed(user, repository))
+
+
+def test_groups_give_people_of_the_provider_what_users_do_not() -> None:
+    """A person has the grants for a group, for all people at the provider, and for the own name; never those for every user."""
+    tables: list[dict[str, object]] = [
+        {"users": ["*"], "repository": "all/**", "actions": ["pull"]},
+        {"groups": ["dev"], "repository": "dev/**", "actions": ["pull", "push"]},
+        {"groups": ["*"], "repository": "people/**", "actions": ["pull"]},
+        {"users": ["alice@sso"], "groups": ["ops"], "repository": "**", "actions": ["admin", "ledger"]},
+    ]
+    grants, dev, none = parse_grants(tables, anonymous_pull=False), frozenset({"dev"}), frozenset[str]()
+
+    assert grants.allowed("bob@sso", "dev/app", dev) == {"pull", "push"}
+    assert grants.allowed("bob@sso", "all/app", dev) == frozenset()
+    assert grants.allowed("bob@sso", "people/app", none) == {"pull"}
+    assert grants.allowed("bob@sso", "dev/app") == frozenset()
+    assert [str(glob) for glob in grants.pulled("bob@sso", dev)] == ["dev/**", "people/**"]
+    assert grants.administers_all("alice@sso", none)
+    assert not grants.administers_all("bob@sso", dev)
+    assert grants.reads_ledger("bob@sso", frozenset({"ops"}))
+
+
+def test_without_grants_people_of_the_provider_have_nothing() -> None:
+    """The default, that every user may pull and push, is for users of this registry."""
+    grants = parse_grants([], anonymous_pull=False)
+
+    assert grants.allowed("ci", "shop/app") == {"pull", "push"}
+    assert not grants.admits("alice@sso", frozenset({"dev"}))
+
+
+@pytest.mark.parametrize(
+    "table", [{"groups": [], "actions": ["pull"]}, {"groups": "", "actions": ["pull"]}, {"actions": ["pull"]}]
+)
+def test_a_grant_is_for_users_or_groups(table: dict[str, object]) -> None:
+    """A grant without users and groups is a mistake."""
+    with pytest.raises(GrantInvalid):
+        parse_grants([table], anonymous_pull=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boltseal.policy.globs import Glob, parse_repository_glob, parse_tag_glob
-from boltseal.policy.unreachable_rules import first_including, matches_no_name
+from boltseal.policy.rules import RuleInvalid, parse_rules
+from boltseal.policy.unreachable_rules import EarlierRules, TooManySteps, each_included, matches_no_name
 from tests.policy.glob_oracle import escaping, oracle_matches
 
 repositories = st.lists(
@@ -29,7 +32,10 @@ def parsed(pair: tuple[str, str]) -> tuple[Glob, Glob]:
 
 def unreachable(pair: tuple[str, str], earlier: list[tuple[str, str]]) -> bool:
     repository, tag = parsed(pair)
-    return matches_no_name(repository, tag) or first_including(repository, tag, map(parsed, earlier)) is not None
+    rules = EarlierRules()
+    for each in earlier:
+        rules.add(*parsed(each))
+    return matches_no_name(repository, tag) or rules.first_including(repository, tag) is not None
 
 
 @given(pairs, st.lists(pairs, max_size=4))
@@ -135,3 +141,59 @@ def test_a_class_of_separators_is_not_reported_as_unmatched() -> None:
     """A class of separators is not reported as unmatched, because which one fits depends on its neighbours."""
 
     assert not matches_no_name(*parsed(("a-[-._]b", "*")))
+
+
+@pytest.mark.parametrize("pattern", ["*?" * 120 + "a?" * 60, "*a" * 230, "*[!bc]*[!de]*[!fg]" * 20])
+def test_rules_that_cannot_be_compared_in_bounded_time_are_refused(pattern: str) -> None:
+    """Hundreds of globs with hundreds of stars are refused after a number of steps, with the number of the rule."""
+    tables = [{"repository": f"{pattern}{first}{second}*"} for first in "abcdefghij" for second in "abcdefghijklmn"]
+
+    with pytest.raises(RuleInvalid, match=r"^rule \d+: the rules have too many long globs with stars .* shorter globs"):
+        parse_rules(tables * 2, max_steps=100_000)
+
+
+def test_the_steps_of_a_comparison_are_counted_to_the_step() -> None:
+    """The last allowed step is taken, and one more refuses, wherever the budget ends."""
+
+    def compared(steps: int) -> int | None:
+        rules = EarlierRules(steps)
+        rules.add(*parsed(("a*b*", "*")))
+        return rules.first_including(*parsed(("ab*c", "*")))
+
+    needed = next(steps for steps in range(1000) if not _refused(compared, steps))
+
+    assert needed > 10
+    assert all(_refused(compared, steps) for steps in range(needed))
+    assert compared(needed) == 0
+
+
+@given(st.lists(repositories, max_size=3), st.lists(repositories, max_size=3))
+def test_globs_are_included_only_in_globs_that_match_all_of_their_names(narrow: list[str], wide: list[str]) -> None:
+    """Each glob has one among the others from which no name of it escapes."""
+    included = each_included(map(parse_repository_glob, narrow), map(parse_repository_glob, wide))
+
+    assert not included or all(
+        any(escaping((one, "*"), [(other, "*")], characters=ALPHABET) is None for other in wide) for one in narrow
+    )
+
+
+def test_globs_are_not_included_if_comparing_them_takes_too_long() -> None:
+    """A comparison of too many steps ends with False, also where each glob is included by an equal one."""
+    globs = [parse_repository_glob("*a" * length + "*") for length in range(1, 100)]
+
+    assert each_included(globs, globs)
+    assert not each_included(globs, globs, steps=1000)
+
+
+def test_a_thousand_ordinary_rules_are_compared_within_the_budget() -> None:
+    """A thousand rules with stars at both ends, which have the same characters at both ends, are accepted."""
+
+    assert len(parse_rules([{"tag": f"*-build{at}-*"} for at in range(1000)]).user) == 1000
+
+
+def _refused(compared: Callable[[int], int | None], steps: int) -> bool:
+    try:
+        compared(steps)
+    except TooManySteps:
+        return True
+    return False

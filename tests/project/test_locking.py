@@ -291,7 +291,7 @@ async def test_a_pinned_reference_is_locked_as_it_is_pinned(hub: FakeHub) -> Non
 
     assert str(done.lock.images[0].digest) == older.digest
     assert len(done.lock.images[0].platforms) == 2
-    assert f"the tag now resolves to {newer.digest}" in done.notes[0]
+    assert f"the tag resolves to {newer.digest}, which `boltseal lock --update" in done.notes[0]
 
 
 async def test_a_pin_to_the_tags_current_digest_costs_no_second_request(hub: FakeHub) -> None:
@@ -361,7 +361,7 @@ async def test_a_pin_whose_tag_was_deleted_stays_locked(hub: FakeHub, known: boo
     assert [str(image.digest) for image in done.lock.images] == [document.digest]
     assert done.unresolved == ()
     assert [each.to for each in done.moved] == ([None] if known else [])
-    assert [note.rpartition("; ")[2] for note in done.notes] == ([] if known else ["the tag no longer exists"])
+    assert [note.rpartition("; ")[2] for note in done.notes] == ([] if known else ["the tag does not exist"])
 
 
 async def test_files_that_pin_one_tag_differently_keep_both(hub: FakeHub) -> None:

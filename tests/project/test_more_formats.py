@@ -100,6 +100,32 @@ FILES: dict[str, tuple[dict[str, str], list[tuple[str, str]], dict[str, list[str
         ],
         {"job.nomad": ['image = "redis:7.2@DIGEST" # c']},
     ),
+    "nomad-json": (
+        {
+            "example.json": '{"Job": {"ID": "example", "TaskGroups": [{"Name": "cache", "Tasks": [\n'
+            '  {"Name": "redis", "Driver": "docker", "Config": {"image": "redis:7", "ports": ["db"]}},\n'
+            '  {"Name": "any", "Driver": "docker", "Config": {"image": "x/app:${meta.version}"}}],\n'
+            '  "Services": [{"Connect": {"SidecarTask": {"Config": {"image": "envoyproxy/envoy:v1.29"}}}}]}]}}\n',
+            "bare.nomad.json": '{"TaskGroups": [{"Tasks": [{"Config": {"image": "nginx:1.25"}}]}]}\n',
+            "other.nomad.json": '{"Config": {"image": "no"}}\n',
+        },
+        [
+            ("TaskGroups[0].Tasks[0].Config.image", "nginx:1.25"),
+            ("Job.TaskGroups[0].Tasks[0].Config.image", "redis:7"),
+            (
+                "Job.TaskGroups[0].Tasks[1].Config.image",
+                "? a variable (${...}) is known only on the node that runs the task",
+            ),
+            ("Job.TaskGroups[0].Services[0].Connect.SidecarTask.Config.image", "envoyproxy/envoy:v1.29"),
+        ],
+        {
+            "example.json": [
+                '{"Name": "redis", "Driver": "docker", "Config": {"image": "redis:7@DIGEST", "ports": ["db"]}},',
+                '"Services": [{"Connect": {"SidecarTask": {"Config": {"image": "envoyproxy/envoy:v1.29@DIGEST"}}}}]}]}}',
+            ],
+            "bare.nomad.json": ['{"TaskGroups": [{"Tasks": [{"Config": {"image": "nginx:1.25@DIGEST"}}]}]}'],
+        },
+    ),
     "circleci": (
         {
             ".circleci/config.yml": "version: 2.1\nexecutors: {go: {docker: [{image: 'cimg/go:1.23'}]}}\n"

@@ -16,6 +16,7 @@ from boltseal.commands.project_images import open_project
 from boltseal.commands.rendered_project import add_rendered, find_renderable, without_shown
 from boltseal.lockfile.document import Rendered
 from boltseal.project.rendering.tool_runs import MAX_MESSAGE, NotRendered, run_tool, tool_environment
+from tests.boltseal_process import BoltsealProcess
 from tests.polling import wait_until
 from tests.programs import program
 from tests.project.projects import DEPLOYMENT, written
@@ -310,8 +311,8 @@ def test_the_tools_end_with_boltseal(tmp_path: Path, number: signal.Signals, cod
     """A signal that ends boltseal ends the tools that run too, and nothing is locked."""
     own = _tool(tmp_path, f"echo $$ > {tmp_path}/$$.new; mv {tmp_path}/$$.new {tmp_path}/$$.pid; exec sleep 60")
     root = written(tmp_path / "p", {f"{name}/kustomization.yaml": "resources: [web.yaml]\n" for name in "abcde"})
-    words = [sys.executable, "-m", "boltseal", "lock", "--render"]
-    with subprocess.Popen(words, cwd=root, env={**os.environ, **own}, stderr=subprocess.DEVNULL) as process:
+    words = ["lock", "--render"]
+    with BoltsealProcess(words, cwd=root, env={**os.environ, **own}, stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, "two tools run")
         process.send_signal(number)
         ended = process.wait(30)

@@ -215,7 +215,24 @@ async def test_a_pin_to_a_digest_that_a_sealed_tag_never_had_differs(ledger: Fak
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), None)
 
     assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert "according to the ledger it never resolved to sha256:aaaaaaaaaaaa" in found.reason
+    assert found.reason == (
+        f"it is pinned to {A}, but the tag is sealed at {B}, and according to the ledger it never resolved to {A}; if the "
+        f"tag was changed and the digest was not, run `boltseal lock --update {HOST}/shop/app:1.4.2` and `boltseal pin "
+        "--write`; otherwise its registry is not trustworthy"
+    )
+
+
+async def test_a_changed_tag_before_the_old_digest_differs_and_says_what_to_do(
+    ledger: FakeLedger, tmp_path: Path
+) -> None:
+    """After `1.4.1@A` became `1.4.2@A` by hand and was locked so, the registry is not accused of a move that never was."""
+    ledger.push("1.4.1")
+    ledger.push("1.4.2", digest=B)
+    found = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2"))
+
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert "moved" not in found.reason
+    assert "boltseal lock --update" in found.reason
 
 
 @pytest.mark.parametrize("pinned", [True, False])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.boltseal_process import boltseal_process
 from tests.cli.program import Run, call, clean_environment
 from tests.polling import wait_until
 from tests.real.sleeper import SLEEP, publish, sleeper
@@ -139,8 +140,8 @@ class ComposeProject:
 
     def down(self) -> None:
         """Remove all containers of the project."""
-        for each in self.ids().values():
-            self.docker.run("rm", "--force", "--volumes", each)
+        if ids := self.ids().values():
+            self.docker.run("rm", "--force", "--volumes", *ids)
 
 
 ProjectOn = Callable[..., ComposeProject]
@@ -149,8 +150,9 @@ ProjectOn = Callable[..., ComposeProject]
 
 def started(front: ComposeProject, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """Start a command that continues in the background. `before`: the program that starts it."""
-    return subprocess.Popen(
-        [*before, sys.executable, "-m", "boltseal", *arguments],
+    return boltseal_process(
+        arguments,
+        before,
         env=clean_environment(front.variables),
         cwd=front.root,
         stdout=subprocess.PIPE,

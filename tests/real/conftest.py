@@ -10,9 +10,11 @@ import pytest
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.inventory import ImageStoreKind
 from tests import servers
+from tests.go_programs import build_go
 from tests.real.registry import Registry
 from tests.real.tools import Buildah, Cosign, Ctr, Docker, Oras, Podman, Skopeo, Tool, run
 
+CRANE = "github.com/google/go-containerregistry/cmd/crane"
 _numbers = itertools.count(1)
 
 
@@ -121,3 +123,9 @@ def cosign(tmp_path_factory: pytest.TempPathFactory) -> Cosign:
     folder = tmp_path_factory.mktemp("cosign")
     run("cosign", "generate-key-pair", env={"COSIGN_PASSWORD": ""}, cwd=folder).checked()
     return Cosign(folder)
+
+
+@pytest.fixture(scope="session")
+def crane(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program crane, built from the source in Debian's package golang-github-google-go-containerregistry-dev."""
+    return str(build_go(CRANE, tmp_path_factory.mktemp("crane") / "crane"))

@@ -31,8 +31,6 @@ pytestmark = pytest.mark.real
 
 USER = "ci"
 WORD = "correct-horse"
-CRANE = "github.com/google/go-containerregistry/cmd/crane"
-BUILD_TIMEOUT_S = 600
 UPLOADS = "/v2/{name}/blobs/uploads/"
 GRANTS = """\
 [auth]
@@ -276,16 +274,6 @@ ROWS: dict[str, tuple[str, ...]] = {
     "crane mutate": ("crane mutate --label a=b -t {name}:6.1.0 {name}:1.0.0", "{name}"),
     "crane delete": ("crane delete {name}@{two}", "crane ls {name}", "1.0.0"),
 }
-
-
-@pytest.fixture(scope="session")
-def crane(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The program crane, built from the source in Debian's package golang-github-google-go-containerregistry-dev."""
-    folder = tmp_path_factory.mktemp("crane")
-    built = folder / "crane"
-    environment = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOFLAGS": ""}
-    run("go", "build", "-o", built, CRANE, env=environment, timeout_s=BUILD_TIMEOUT_S).checked()
-    return str(built)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from boltseal import __version__
 from boltseal.commands.health import TIMEOUT_S
@@ -20,22 +19,12 @@ from tests.authority import authority
 from tests.cli import program as boltseal
 from tests.docs.pages import ROOT, text
 from tests.ports import free_port
+from tests.real.kustomized import BASE, IMAGE, built
 from tests.real.layout import image_layout
 from tests.real.registry import Registry
 from tests.real.tools import run
 
 pytestmark = pytest.mark.real
-
-BASE = ROOT / "packaging/kubernetes"
-IMAGE = "registry.example.com/boltseal"
-
-
-def built(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what `kubectl kustomize` builds from a folder, by kind."""
-    documents = list(yaml.safe_load_all(run("kubectl", "kustomize", folder).checked()))
-    found = {document["kind"]: document for document in documents}
-    assert len(found) == len(documents)
-    return found
 
 
 def container_of(documents: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import ssl
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from boltseal.server.auth.logins import hash_password
@@ -16,6 +19,8 @@ from boltseal.server.storage.users import UserFile
 from tests import servers
 from tests.authority import authority
 from tests.cli import program
+from tests.fakes.issuer import Issuer, running_issuer
+from tests.polling import wait_until
 from tests.real.layout import Layout, image_layout
 from tests.real.tools import CommandResult, Docker, Podman, run
 from tests.servers import Server
@@ -26,6 +31,10 @@ PASSWORD, WRONG = "correct horse", "battery staple"
 GRANTS = """\
 [[auth.grant]]
 users = ["ci"]
+actions = ["pull", "push"]
+
+[[auth.grant]]
+users = ["robot"]
 actions = ["pull", "push"]
 
 [[auth.grant]]
@@ -53,7 +62,13 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def issuer() -> Iterator[Issuer]:
+    with running_issuer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
     signed = authority(folder)
     trust = folder / "trust"
@@ -62,7 +77,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     for user in ("ci", "prod", "guest"):
         UserFile(folder / "data.keys" / "htpasswd").put(user, hash_password(PASSWORD))
     tls = {"BOLTSEAL_SERVER__TLS_CERT": str(signed.cert), "BOLTSEAL_SERVER__TLS_KEY": str(signed.key)}
-    with servers.boltseal(folder / "data", config=GRANTS, settings=tls) as server:
+    with servers.boltseal(folder / "data", config=GRANTS + issuer.toml(), settings=tls) as server:
         yield Guarded(server, trust)
 
 
@@ -159,6 +174,32 @@ def test_a_login_allows_a_push_until_the_logout(
     )
 
 
+def test_a_token_is_the_password_of_a_program(client: Client, guarded: Guarded, repository: str) -> None:
+    """A client that logged in with an API token pushes within the token's scope, until the token is revoked."""
+    on_data = ("--data", guarded.server.folder)
+    program.call("admin", "user", "add", "robot", "--service", *on_data)
+    create = ("admin", "token", "create", "--owner", "robot", "--repositories", "shop/**", *on_data)
+    created = program.call(*create, "--action", "pull", "--action", "push")
+    text = created.out.strip()
+    client.login("robot", program.call(*create).out.strip()).checked()
+    by_puller = client.push(f"{repository}:1.0.0")
+    other_owner = client.login("ci", text)
+    client.login("robot", text).checked()
+    pushed = client.push(f"{repository}:1.0.0")
+    outside = client.push(f"{repository.replace('shop/', 'elsewhere/')}:1.0.0")
+    revoked = program.call("admin", "token", "revoke", text[9:19], *on_data)
+    after = client.push(f"{repository}:1.0.1")
+
+    assert (created.code, revoked.code) == (0, 0), created.err + revoked.err
+    assert not other_owner.ok
+    pushed.checked()
+    assert not outside.ok
+    assert not by_puller.ok
+    assert "does not allow to push" in by_puller.text
+    assert not after.ok
+    assert text[19:] not in outside.text + after.text + other_owner.text
+
+
 def test_a_login_that_may_only_pull_is_refused_with_the_reason(client: Client, repository: str) -> None:
     """A push with a login that may only pull is refused, and the client shows the registry's message."""
     client.login("prod", PASSWORD).checked()
@@ -167,6 +208,49 @@ def test_a_login_that_may_only_pull_is_refused_with_the_reason(client: Client, r
 
     assert not refused.ok
     assert f"prod may not push in {repository}" in refused.text
+
+
+def test_a_pipeline_pushes_the_tag_of_its_git_tag(client: Client, repository: str, issuer: Issuer) -> None:
+    """Each client logs in with an ID token, pushes the tag of the pipeline, and shows why another tag is refused."""
+    client.login("oidc", issuer.token()).checked()
+    pushed = client.push(f"acme/{repository}:1.4.2")
+    other = client.push(f"acme/{repository}:1.4.3")
+    elsewhere = client.push(f"{repository}:1.4.2")
+
+    pushed.checked()
+    assert not other.ok
+    assert f"may not push tag 1.4.3 of acme/{repository}" in other.text
+    assert not elsewhere.ok
+
+
+def test_an_id_token_of_another_repository_is_no_login(client: Client, repository: str, issuer: Issuer) -> None:
+    """A pipeline that no rule matches cannot log in."""
+    refused = client.login("oidc", issuer.token(repository_id="666"))
+
+    assert not refused.ok
+    assert not client.push(f"acme/{repository}:1.4.2").ok
+
+
+def test_docker_pushes_after_the_id_token_has_ended(
+    docker: Docker, guarded: Guarded, repository: str, issuer: Issuer, tmp_path: Path
+) -> None:
+    """docker keeps a refresh token of ours instead of the ID token, so that a push outlives it."""
+    now_s = int(time.time())
+    id_token = issuer.token(
+        iat=now_s - 60, nbf=now_s - 60, exp=now_s - 20
+    )  # it ends with the clock skew, in ten seconds
+    name, config = f"{guarded.host}/acme/{repository}:1.4.2", ("--config", str(tmp_path))
+    docker.run(*config, "login", "--username", "oidc", "--password", id_token, guarded.host).checked()
+    context = ssl.create_default_context(cafile=guarded.trust / "ca.crt")
+    with httpx2.Client(auth=httpx2.BasicAuth("oidc", id_token), verify=context) as http:
+        wait_until(lambda: http.get(f"https://{guarded.host}/token").status_code == 401, "the ID token has ended")
+    docker.run("tag", docker.image(b"of a pipeline"), name).checked()
+    pushed = docker.run(*config, "push", name)
+    stored = (tmp_path / "config.json").read_text()
+
+    pushed.checked()
+    assert "identitytoken" in stored
+    assert id_token not in stored
 
 
 def test_an_unknown_authority_ends_the_login_before_the_password(guarded: Guarded, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import program as boltseal
 from tests.docs.pages import ROOT
+from tests.real.image_settings import settings_in_force, settings_of_image
 from tests.real.tools import run
 
 pytestmark = pytest.mark.real
@@ -27,18 +27,6 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
 
     assert (result.ok, result.text) == (True, "")
     assert "UMsk" in misspelt.text
-
-
-def settings_of_image() -> dict[str, str]:
-    """Return the settings that the image gives as environment variables."""
-    containerfile = (ROOT / "packaging" / "Containerfile").read_text(encoding="utf-8")
-    return dict(word.split("=") for word in containerfile.replace("\\\n", " ").split() if word.startswith("BOLTSEAL_"))
-
-
-def settings_in_force(variables: dict[str, str]) -> dict[str, str]:
-    """Return the settings that boltseal takes from these variables; one that it does not know is an error."""
-    rows = boltseal.run("admin", "config", "--json", environment=variables).json["results"]
-    return {row["ref"]: row["value"] for row in rows if row["status"] == "environment"}
 
 
 def test_the_compose_file_is_valid_and_its_settings_are_known(tmp_path: Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from tests.cli import program
-from tests.go_programs import build_go
 from tests.images import OCI_MANIFEST, Document
 from tests.real.registry import Registry
 from tests.real.tools import run
@@ -18,16 +16,9 @@ from tests.tar_images import GLIBC, Files, app_on, base_of, image_of, push_docum
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-CRANE = Path("github.com/google/go-containerregistry/cmd/crane")
 OLD = base_of({"usr/lib/tls.so": "tls 1"}, settings={"Env": ["TLS=1"], "User": "root"})
 NEW = base_of({"usr/lib/tls.so": "tls 2"}, {"usr/lib/more": "m"}, settings={"Env": ["TLS=2"], "User": "node"})
 OLDER_LIBC = base_of({"usr/lib/tls.so": "tls 2", "lib/libc.so.6": GLIBC.replace("2.36", "2.31")})
-
-
-@pytest.fixture(scope="module")
-def crane(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Build crane."""
-    return str(build_go(CRANE, tmp_path_factory.mktemp("crane") / "crane"))
 
 
 class Rebased:

@@ -137,6 +137,30 @@ def test_each_host_has_its_own_metrics(hosts: Hosts, store: DockerStore, tmp_pat
     assert run("promtool", "check", "metrics", stdin=text.encode()).text == ""
 
 
+def test_a_hosts_file_names_hosts_beside_the_option(hosts: Hosts, store: DockerStore, tmp_path: Path) -> None:
+    """Hosts of a file are checked as those of --host are; one that can't be reached is "could not check" with its reason."""
+    clean, away = hosts.add(real(store)), f"127.0.0.1:{free_port()}"
+    file = tmp_path / "hosts.txt"
+    file.write_text(f"# web servers\n{clean.removeprefix('ssh://')}\nroot@{away}\n")
+    done = hosts.scrub("--hosts-file", file, "--host", clean)
+
+    assert done.code == 3
+    assert done.out.endswith("1 of 2 hosts hold\n")
+    assert f"could not check: ssh://root@{away}: " in done.out
+
+
+def test_a_hosts_file_with_a_bad_line_is_a_usage_error(tmp_path: Path) -> None:
+    """A line that ssh could read as an option refuses the file, before any host is asked."""
+    file = tmp_path / "hosts.txt"
+    file.write_text("root@web1\n-oProxyCommand=x@web2\n")
+    done = [program.call(command, "--hosts-file", file) for command in ("scrub", "ps")]
+    absent = [program.call(command, "--hosts-file", tmp_path / "absent") for command in ("scrub", "ps")]
+
+    assert [each.code for each in done] == [2, 2]
+    assert all(f"{file}:2: " in each.err for each in done)
+    assert all(each.code in (2, 3) and "absent" in each.err and "Traceback" not in each.err for each in absent)
+
+
 def test_a_host_named_twice_is_checked_once(hosts: Hosts, store: DockerStore) -> None:
     """One host that is named twice has one result."""
     clean = hosts.add(real(store))

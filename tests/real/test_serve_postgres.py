@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.images import image, meaning, push
-from tests.polling import until_answer, until_signed
+from tests.polling import until_signed
 from tests.ports import free_port
-
-ROOT = Path(__file__).parents[2]
+from tests.real.served_scripts import ROOT, fsck, ready, running_programs
 
 
 @contextmanager
@@ -31,31 +31,21 @@ def served(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(60)
 
 
-async def ready(client: httpx2.AsyncClient, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the registry is ready."""
-
-    async def is_ready() -> bool:
-        assert process.poll() is None, "it ended"
-        try:
-            return (await client.get("/readyz")).status_code == 200
-        except httpx2.TransportError:
-            return False
-
-    await until_answer(is_ready, "the registry is ready", 120)
-
-
 @pytest.mark.real
 async def test_one_command_runs_everything_and_continues_later(tmp_path_factory: pytest.TempPathFactory) -> None:
     """After Ctrl-C nothing runs any more, and the next start has the tag, its seal and the ledger."""
     folder, port = tmp_path_factory.mktemp("serve") / "data-postgres", free_port()
     for parent in folder.parents[:4]:  # up to the folder of all test runs
-        parent.chmod(0o755)  # PostgreSQL runs as another user when the test runs as root
+        parent.chmod(parent.stat().st_mode | 0o055)  # PostgreSQL runs as another user when the test runs as root
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30.0) as client:
         with served(folder, port) as process:
             await ready(client, process)
             await push(client, "shop/app", "1.0.0", image("one"))
             await until_signed(client, 3)
+            checked = await asyncio.to_thread(fsck, folder)
         codes = [process.returncode]
+        config = folder / "boltseal.toml"
+        config.write_text(f"{config.read_text()}# a change of the operator\n")
         with served(folder, port) as process:
             await ready(client, process)
             found = await meaning(client, "shop/app", "1.0.0")
@@ -70,13 +60,7 @@ async def test_one_command_runs_everything_and_continues_later(tmp_path_factory:
     assert refused.status_code == 409
     assert (tile.status_code, len(tile.content)) == (200, 128)
     assert codes == [0, 0]
+    assert (checked.returncode, "no problem found" in checked.stdout) == (0, True), checked.stderr
+    assert "# a change of the operator" in config.read_text()
+    assert {(folder / name).stat().st_mode & 0o777 for name in ("boltseal.toml", "s3.env", "s3.key")} == {0o600}
     assert left == []
-
-
-def running_programs() -> list[str]:
-    """Return the command lines of all processes."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has ended
-            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return lines

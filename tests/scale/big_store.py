@@ -167,12 +167,10 @@ class BigStore:
             self._write(partial(_add_unreferenced, numbers))
 
     def _add_repositories(self, numbers: Iterable[int], raw: bytes, tx: UnitOfWork) -> None:
-        for number in numbers:
-            name = f"r/{number:06}"
-            place = _id(tx, name)
-            _add_blobs((CONFIG, LAYER), tx, place)
-            _add_manifests([raw], tx, place)
-            _add_tags(name, [NewTag("1.0", raw)], tx, place)
+        places = {name: _id(tx, name) for name in (f"r/{number:06}" for number in numbers)}
+        _add_blobs((CONFIG, LAYER), tx, *places.values())
+        _add_manifests([raw], tx, *places.values())
+        _insert(tx, schema.tag, [_tag_row(tx, name, place, NewTag("1.0", raw)) for name, place in places.items()])
 
     def _store(self, digest: str, data: bytes) -> Path:
         algorithm, _, hex_ = digest.partition(":")
@@ -199,7 +197,7 @@ def _insert(tx: UnitOfWork, table: Table, rows: Iterable[dict[str, Any]]) -> Non
         tx.sql.connection.execute(insert(table), listed)
 
 
-def _add_blobs(blobs: Iterable[Blob], tx: UnitOfWork, place: int) -> None:
+def _add_blobs(blobs: Iterable[Blob], tx: UnitOfWork, *places: int) -> None:
     rows = [
         {
             "repository_id": place,
@@ -209,6 +207,7 @@ def _add_blobs(blobs: Iterable[Blob], tx: UnitOfWork, place: int) -> None:
             "added_by": ACTOR,
         }
         for blob in blobs
+        for place in places
     ]
     _insert(tx, schema.blob, rows)
     usage.add(tx, ACTOR, sum(map(_size, rows)))
@@ -237,15 +236,18 @@ def _row(raw: bytes, now_us: int, media_type: str = OCI_MANIFEST) -> queries.Man
     )
 
 
-def _add_manifests(raws: Iterable[bytes], tx: UnitOfWork, place: int) -> None:
+def _add_manifests(raws: Iterable[bytes], tx: UnitOfWork, *places: int) -> None:
     rows, contents, links = [], [], []
     for raw in raws:
         row = _row(raw, tx.now_us)
-        rows.append({"repository_id": place, **{name: getattr(row, name) for name in queries.ManifestRow.__slots__}})
+        values = {name: getattr(row, name) for name in queries.ManifestRow.__slots__}
+        children = ((CONFIG.digest, "config"), (LAYER.digest, "layer"), (row.subject, "subject"))
         contents.append({"canonical": row.canonical, "raw": raw})
-        for child, kind in ((CONFIG.digest, "config"), (LAYER.digest, "layer"), (row.subject, "subject")):
-            if child is not None:
-                links.append({"repository_id": place, "parent": row.digest, "child": child, "kind": kind})
+        for place in places:
+            rows.append({"repository_id": place, **values})
+            for child, kind in children:
+                if child is not None:
+                    links.append({"repository_id": place, "parent": row.digest, "child": child, "kind": kind})
     tx.sql.connection.execute(insert(schema.content).prefix_with("OR IGNORE"), contents)
     _insert(tx, schema.manifest, rows)
     _insert(tx, schema.link, links)
@@ -253,42 +255,41 @@ def _add_manifests(raws: Iterable[bytes], tx: UnitOfWork, place: int) -> None:
 
 
 def _add_tags(name: str, tags: Iterable[NewTag], tx: UnitOfWork, place: int) -> None:
-    rows = []
-    for each in tags:
-        digest = str(Digest.of(each.raw))
-        extra = {"mode": "floating"} if each.keep is None else {"mode": "sealed", "keep": each.keep}
-        index = sequencer.append(
-            tx,
-            EntryKind.TAG_CREATED,
-            repository=Repository(name),
-            tag=Tag(each.name),
-            digest=digest,
-            media_type=each.media_type,
-            size_bytes=len(each.raw),
-            actor=ACTOR,
-            extra=extra,
-        )
-        sealed = each.keep is not None
-        rows.append(
-            {
-                "repository_id": place,
-                "name": each.name,
-                "digest": digest,
-                "canonical": digest,
-                "media_type": each.media_type,
-                "entry_index": index,
-                "changed_us": tx.now_us,
-                "changed_by": ACTOR,
-                "sealed_digest": digest if sealed else None,
-                "sealed_canonical": digest if sealed else None,
-                "sealed_media_type": each.media_type if sealed else None,
-                "sealed_us": tx.now_us if sealed else None,
-                "sealed_by": ACTOR if sealed else None,
-                "keep": each.keep,
-                "keep_until_us": each.kept_until_us,
-            }
-        )
-    _insert(tx, schema.tag, rows)
+    _insert(tx, schema.tag, [_tag_row(tx, name, place, each) for each in tags])
+
+
+def _tag_row(tx: UnitOfWork, name: str, place: int, new: NewTag) -> dict[str, Any]:
+    """Append the ledger entry of a new tag, and return the row that belongs to it."""
+    digest = str(Digest.of(new.raw))
+    sealed = new.keep is not None
+    index = sequencer.append(
+        tx,
+        EntryKind.TAG_CREATED,
+        repository=Repository(name),
+        tag=Tag(new.name),
+        digest=digest,
+        media_type=new.media_type,
+        size_bytes=len(new.raw),
+        actor=ACTOR,
+        extra={"mode": "floating"} if new.keep is None else {"mode": "sealed", "keep": new.keep},
+    )
+    return {
+        "repository_id": place,
+        "name": new.name,
+        "digest": digest,
+        "canonical": digest,
+        "media_type": new.media_type,
+        "entry_index": index,
+        "changed_us": tx.now_us,
+        "changed_by": ACTOR,
+        "sealed_digest": digest if sealed else None,
+        "sealed_canonical": digest if sealed else None,
+        "sealed_media_type": new.media_type if sealed else None,
+        "sealed_us": tx.now_us if sealed else None,
+        "sealed_by": ACTOR if sealed else None,
+        "keep": new.keep,
+        "keep_until_us": new.kept_until_us,
+    }
 
 
 def _move(name: str, between: list[bytes], numbers: Iterable[int], tx: UnitOfWork) -> None:

@@ -161,9 +161,11 @@ def _first_of_moves() -> str:
 NOT_MEASURED: Final[Mapping[str, str]] = {
     "serve": "its requests are the cases of `route_cases`",
     "health": "one request, of /readyz",
+    "admin migrate": "another storage; it reads each row and each blob once",
     "admin restore": "measured with admin backup",
     "admin user": "reads users, of which there are few",
     "admin token": "replaces a key",
+    "admin session": "reads sessions of pipelines, which end within hours",
     "admin config": "reads settings",
     "copy": "one image; `tests/transfer` and `bench` measure it",
     "tag accept": "one row of a mirrored tag",

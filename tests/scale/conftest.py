@@ -1,7 +1,9 @@
-"""Stores of several sizes, made once for all tests of a process."""
+"""Stores of several sizes, made once for all test processes of a session."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,13 +17,23 @@ from tests.serving import Clock, settings_of
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
-    """A data folder of each size, as it was three days ago; for copies only."""
-    made = {}
-    for size in SIZES:
-        data = tmp_path_factory.mktemp(f"size-{size}") / "data"
+    """A data folder of each size, as it was three days ago; for copies only. Whichever process needs them first makes them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "scale"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return {size: _made(folder / f"size-{size}") for size in SIZES}
+
+
+def _made(folder: Path) -> Path:
+    """Return the data folder of a size, which is filled unless another process did it."""
+    size, data, done = int(folder.name.partition("-")[2]), folder / "data", folder / "done"
+    if not done.exists():
+        folder.mkdir()
         then_us = now_us() - 3 * DAY_US
         prepare(settings_of(data), clock=Clock(then_us))
         BigStore(data, size, then_us).fill()
         prepare(settings_of(data))  # signs the ledger
-        made[size] = data
-    return made
+        done.touch()
+    return data

@@ -15,11 +15,15 @@ from typing import cast
 
 import pytest
 
+from boltseal.server.api.admin.application import AdminApi
+from boltseal.server.api.admin.openapi import DOCUMENT
+from boltseal.server.api.admin.routes import PREFIX as ADMIN_PREFIX
 from boltseal.server.api.paths import ROUTES
 from boltseal.server.app import Application
+from tests.admin_requests import as_user, settings_with_users
 from tests.scale.growth import MAX_EXPONENT, Growth, least_seconds, table
-from tests.scale.route_cases import CASES, Case, Target
-from tests.serving import Serving, copy_of, serving
+from tests.scale.route_cases import ADMIN_CASES, CASES, Case, Target
+from tests.serving import Serving, copy_of, serving, serving_as
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +35,7 @@ NOT_MEASURED: Mapping[str, str] = {}
 @pytest.fixture(scope="module")
 def growths(stores: Mapping[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Growth]:
     """The growth of every case, by name."""
-    found = {case.name: Growth(case.name) for case in CASES}
+    found = {case.name: Growth(case.name) for case in (*CASES, *ADMIN_CASES)}
     for size, data in stores.items():
         folder = tmp_path_factory.mktemp(f"routes-{size}")
         asyncio.run(_measure(copy_of(data, folder), size, found))
@@ -46,9 +50,14 @@ async def _measure(data: Path, size: int, found: Mapping[str, Growth]) -> None:
         target = Target(registry.client, size)
         for case in CASES:
             found[case.name].seconds[size] = await least_seconds(partial(case.act, target), case.runs)
+    async with serving_as(settings_with_users(data)) as registry:
+        registry.client.timeout, registry.client.auth = TIMEOUT_S, as_user("boss")
+        target = Target(registry.client, size)
+        for case in ADMIN_CASES:
+            found[case.name].seconds[size] = await least_seconds(partial(case.act, target), case.runs)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *ADMIN_CASES], ids=lambda case: case.name)
 def test_no_request_grows_faster_than_n_log_n(growths: Mapping[str, Growth], case: Case) -> None:
     """Ten times the size is at most about twenty times the processor time, for the registry and its client together."""
     assert growths[case.name].exponent <= MAX_EXPONENT, str(growths[case.name])
@@ -59,7 +68,10 @@ def test_every_route_is_measured(registry: Serving) -> None:
     app = cast("Application", registry.app)
     assert app._api is not None
     routes = {(method, ROUTES[kind]) for kind, methods in app._api._table.items() for method in methods}
-    measured = {(case.method, case.route) for case in CASES}
+    admin = app._endpoints[ADMIN_PREFIX]
+    assert isinstance(admin, AdminApi)
+    routes |= {(route.method, route.path) for route in admin.routes} | {("GET", DOCUMENT)}
+    measured = {(case.method, case.route) for case in (*CASES, *ADMIN_CASES)}
     endpoints = set(app._endpoints)
 
     assert routes - measured == set()

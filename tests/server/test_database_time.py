@@ -22,7 +22,7 @@ from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata import ledger_store, upload_table
 from boltseal.server.storage.metadata.postgres import open_database
 from boltseal.server.storage.metadata.protocol import Snapshot
-from boltseal.server.storage_settings import DatabaseUrl
+from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
 from boltseal.server.store_factory import now_us, open_store
 from tests.images import image, push
 from tests.logins import AUTH, claims, login, token
@@ -57,11 +57,12 @@ def is_ahead(time_us: int) -> bool:
 def test_the_time_of_a_store_is_that_of_its_database(ahead: str) -> None:
     """The time beside transactions is that of transactions, from the first moment on; a clock that was given replaces both."""
     url = DatabaseUrl(ahead)
-    with closing(open_database(url, open_generation(url))) as database:
+    storage = StorageSettings(database=url)
+    with closing(open_database(url, open_generation(storage, 0.0, None))) as database:
         before = database.now_us()
         inside = database.write_and_wait(lambda tx: tx.now_us)
         after = database.now_us()
-    with closing(open_database(url, open_generation(url), lambda: 7)) as database:
+    with closing(open_database(url, open_generation(storage, 0.0, None), lambda: 7)) as database:
         given = database.write_and_wait(lambda tx: tx.now_us), database.now_us()
 
     assert is_ahead(before)

@@ -1,4 +1,4 @@
-"""The size of the soak tests: minutes by default, full size with TEST_SCALE=full (`make soak`)."""
+"""The size of the soak tests: minutes by default, full size with TEST_SCALE=full (`make soak`); and their seed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 
 MEBIBYTE = 1024 * 1024
 IS_FULL = os.environ.get("TEST_SCALE") == "full"
+SEED = int(os.environ.get("TEST_SEED", "1"))
+"""Of random choices: another number gives other sequences, the same number the same ones."""
 
 KILLS = 50 if IS_FULL else 3
 BIG_BLOB_BYTES = 4096 * MEBIBYTE if IS_FULL else 256 * MEBIBYTE

@@ -111,7 +111,7 @@ async def test_a_refused_chunk_can_be_sent_again(disk: Path, server: Server) -> 
 
 
 async def test_a_database_on_a_full_disk_publishes_nothing(disk: Path, server: Server) -> None:
-    """If no row fits on the disk, a push gets 507, the tag stays free, pulls work, and a later push succeeds."""
+    """If no row fits on the disk, a push gets 507, the tag stays free, pulls work, readiness says so, and a later push succeeds."""
     before, after = Acknowledged(), Acknowledged()
     config, layer = Body("config", 2_000), Body("layer", MEBIBYTE)
     named = [(config.digest, config.size), (layer.digest, layer.size)]
@@ -119,12 +119,15 @@ async def test_a_database_on_a_full_disk_publishes_nothing(disk: Path, server: S
         await push_image(client, "shop/app", "1.0.0", [config, layer], before)
         with ballast(disk):
             refusals = [await refusal_of(client, number, named) for number in range(200)]
+            full = (await client.get("/readyz")).json()
             await pull_all(client, before)
         held = [(await client.head(f"/v2/shop/app/manifests/2.{number}.0")).status_code for number in range(200)]
         for number in range(200):
             await put_manifest(client, "shop/app", f"2.{number}.0", annotated(named, number), after)
         await pull_all(client, after)
 
+    assert full["ready"]
+    assert refusals[-1] != FULL or "the disk of the registry's database is full" in " ".join(full["warnings"])
     assert FULL in refusals
     assert set(refusals) <= {FULL, 201}
     assert [status == 200 for status in held] == [status == 201 for status in refusals]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.servers import Server
+from tests.servers import Server, boltseal
 from tests.soak.processes import MemoryWatch
 from tests.soak.scale import BIG_BLOB_BYTES, MANY_PUSH_BYTES, MANY_PUSHES, MEBIBYTE
 from tests.soak.traffic import Acknowledged, Body, client_of, expect, pull_blob, push_blob
@@ -18,6 +20,13 @@ MOST_GROWTH_BYTES = 64 * MEBIBYTE
 # The HTTP server's memory for each connection, beside the buffers of uploads.
 BOUNDED_BY_CONNECTIONS_BYTES = 32 * MEBIBYTE + MANY_PUSHES * MEBIBYTE // 2
 REPOSITORY = "shop/app"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server in an interpreter of its own: what a forked one shares with its fork server counts as its memory too."""
+    with boltseal(tmp_path / "data", own_interpreter=True) as running:
+        yield running
 
 
 async def warm_up(client: httpx2.AsyncClient) -> None:

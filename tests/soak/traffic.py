@@ -53,11 +53,12 @@ class Acknowledged:
 
 
 class Refused(Exception):
-    """An unexpected answer. `status` is its HTTP status."""
+    """An unexpected answer: its HTTP status and headers."""
 
     def __init__(self, answer: httpx2.Response) -> None:
         super().__init__(f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}")
         self.status = answer.status_code
+        self.headers = answer.headers
 
 
 def client_of(url: str, *, connections: int = 64) -> httpx2.AsyncClient:

@@ -125,7 +125,7 @@ async def test_the_number_of_common_layers_is_reported() -> None:
     found = await compared(short, long)
 
     assert found.sameness is Sameness.DIFFERENT
-    assert found.reasons[0] == "layers differ: 1 in common from the first on; then A has 0 more, B 2"
+    assert found.reasons[0] == "layers differ: 1 in common from the bottom up; then A has 0 more, B 2"
 
 
 async def test_an_image_that_is_one_platform_of_an_index_is_named() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -12,9 +14,11 @@ import pytest
 from boltseal.client.errors import RemoteRefused
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.transfer.copy import Copier
 from boltseal.transfer.protocols import ContentDamaged, LocationNotFound, TagTaken
 from tests.images import artifact, holds_blob, image, index, meaning, push, signature, signature_tag
+from tests.polling import until_signed
 from tests.serving import Serving, copy_of, serving
 from tests.transfer.registries import SHOP, Network, layout, repository
 
@@ -113,6 +117,42 @@ async def test_a_tag_that_resolves_to_another_image_is_not_overwritten(
 
     assert await meaning(other.client, SHOP, "latest") == mine.digest
     assert await meaning(other.client, SHOP, "1.4.2") == theirs.digest
+
+
+@pytest.mark.files_only("changes rows of SQLite")
+@pytest.mark.parametrize("tag", ["1.4.2", "latest"])
+async def test_the_missing_image_of_a_recovered_tag_is_copied_without_moving_the_tag(
+    network: Network, client: httpx2.AsyncClient, other: Serving, tag: str
+) -> None:
+    """After a restore a tag may lack its manifest: the copy of that image brings it back, that of another image is refused."""
+    lost, wrong = index(image("amd64"), image("arm64", architecture="arm64")), image("wrong")
+    await push(client, SHOP, tag, lost)
+    await push(client, SHOP, "1.4.3", wrong)
+    await push(other.client, SHOP, tag, lost)
+    forget_manifest(other.data, lost.digest)
+    found_without = await meaning(other.client, SHOP, tag)
+    [reason] = (await other.client.get(f"/v2/{SHOP}/manifests/{tag}")).json()["errors"]
+    with pytest.raises(RemoteRefused, match=f"exists \\({lost.digest}\\)"):
+        await Copier(repository(network, HERE), repository(network, THERE)).image("1.4.3", tag)
+    found_refused = await meaning(other.client, SHOP, tag)
+    copied = await Copier(repository(network, HERE), repository(network, THERE)).image(tag, tag)
+
+    assert (found_without, found_refused) == (None, None)
+    assert reason["message"].endswith(
+        f"resolves to {lost.digest}, and that manifest is missing here; push that image again"
+    )
+    assert copied.changed
+    assert await meaning(other.client, SHOP, tag) == lost.digest
+    await until_signed(other.client, 3)
+    assert len((await other.client.get(f"/v2/{SHOP}/_oci/tag-history/{tag}")).json()["manifests"]) == 1
+
+
+def forget_manifest(data: Path, digest: str) -> None:
+    """Delete the row of a manifest and keep its tags, as a recovered ledger leaves them."""
+    with closing(sqlite3.connect(data / DATABASE_NAME)) as database:
+        database.execute("DELETE FROM link WHERE parent = ?", (digest,))
+        database.execute("DELETE FROM manifest WHERE digest = ?", (digest,))
+        database.commit()
 
 
 @pytest.mark.parametrize("failure", ["broken", "lost"])

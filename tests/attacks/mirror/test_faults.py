@@ -168,6 +168,9 @@ async def test_a_broken_fetch_breaks_the_connection(data: Path, upstream: FakeUp
 
 
 @pytest.mark.slow
+@pytest.mark.files_only(
+    "workers relay what another one has written so far; from an object store they wait until it is whole"
+)
 async def test_workers_fetch_once_for_all_of_them(data: Path, upstream: FakeUpstream) -> None:
     """Three worker processes with forty clients send one upstream request for each blob and manifest, and relay it to
     all."""

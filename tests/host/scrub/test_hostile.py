@@ -96,36 +96,37 @@ def test_a_hostile_list_of_names_leaves_the_images(store: DockerStore) -> None:
 MAX_MB = 200
 
 
-def joined(entry_of: Callable[[int], bytes], size: int, start: bytes, end: bytes) -> bytes:
-    """Return a JSON list of so many bytes, with each entry made from its number."""
-    return start + b",".join(entry_of(number) for number in range(size // len(entry_of(1 << 20)))) + end
+def joined(entry: bytes, size: int, start: bytes, end: bytes) -> bytes:
+    """Return a JSON list of about so many bytes. Each `#` of an entry becomes the entry's number, of six digits."""
+    block = b",".join(entry.replace(b"#", b"#%03x" % number) for number in range(0x1000))
+    blocks = size // len(block.replace(b"#", b"000"))
+    return start + b",".join(block.replace(b"#", b"%03x" % number) for number in range(blocks)) + end
 
 
-TAG = b'"%x:%x":"sha256:' + ID64 + b'"'
 LONG_LISTS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "repositories": (
         "image/overlay2/repositories.json",
-        lambda: joined(lambda n: b'"%x":{}' % n, 60_000_000, b'{"Repositories":{', b"}}"),
+        lambda: joined(b'"#":{}', 60_000_000, b'{"Repositories":{', b"}}"),
     ),
     "tags": (
         "image/overlay2/repositories.json",
-        lambda: joined(lambda n: TAG % (n, n), 60_000_000, b'{"Repositories":{"x":{', b"}}}"),
+        lambda: joined(b'"#:#":"sha256:' + ID64 + b'"', 60_000_000, b'{"Repositories":{"x":{', b"}}}"),
     ),
     "images": (
         "overlay-images/images.json",
-        lambda: joined(lambda n: b'{"id":"%064x","layer":"b"}' % n, 60_000_000, b"[", b"]"),
+        lambda: joined(b'{"id":"' + b"0" * 58 + b'#","layer":"b"}', 60_000_000, b"[", b"]"),
     ),
     "the-same-image": (
         "overlay-images/images.json",
-        lambda: joined(lambda _: b'{"id":"a","layer":"b"}', 60_000_000, b"[", b"]"),
+        lambda: joined(b'{"id":"a","layer":"b"}', 60_000_000, b"[", b"]"),
     ),
     "layers": (
         "overlay-layers/layers.json",
-        lambda: joined(lambda n: b'{"id":"%x"}' % n, 60_000_000, b"[", b"]"),
+        lambda: joined(b'{"id":"#"}', 60_000_000, b"[", b"]"),
     ),
     "containers": (
         "overlay-containers/containers.json",
-        lambda: joined(lambda _: b'{"id":"a"}', 60_000_000, b"[", b"]"),
+        lambda: joined(b'{"id":"a"}', 60_000_000, b"[", b"]"),
     ),
 }
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import servers
 from tests.polling import wait_until
+from tests.programs import program
 from tests.real.compose_project import ComposeProject, ProjectOn, started
+from tests.real.registry import Registry
+from tests.real.sleeper import SLEEP
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -24,12 +29,40 @@ def podman(podman_service: Server) -> Docker:
     return Docker(podman_service.address, "podman")
 
 
+@pytest.fixture(scope="module")
+def slow_podman(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """Podman on a machine so loaded that it cleans up a container only seconds after the container's process has ended."""
+    yield from podman_with(f'exec {program("conmon")} --exit-delay 3 "$@"', registry, tmp_path_factory.mktemp("slow"))
+
+
+@pytest.fixture(scope="module")
+def unclean_podman(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """Podman whose processes that clean up after a container all fail."""
+    script = f"""\
+for each in "$@"; do
+  [ "$last" = --exit-command ] && each=/bin/false
+  set -- "$@" "$each"; shift; last=$each
+done
+exec {program("conmon")} "$@"
+"""
+    yield from podman_with(script, registry, tmp_path_factory.mktemp("unclean"))
+
+
+def podman_with(conmon: str, registry: Registry, folder: Path) -> Iterator[Docker]:
+    """Run Podman with a shell script in place of conmon."""
+    file = folder / "conmon"
+    file.write_text(f"#!/bin/sh\n{conmon}\n")
+    file.chmod(0o755)
+    with servers.podman(folder / "podman", plain_http=[registry.host], conmon=file) as server:
+        yield Docker(server.address, "podman")
+
+
 @pytest.fixture(params=["docker", "podman"])
 def shop(request: pytest.FixtureRequest, project_on: ProjectOn, tmp_path: Path) -> ComposeProject:
-    """A project on each engine whose images have the tags 1.0.0 and 2.0.0."""
+    """A project on each engine whose images have the tags 1.0.0 to 3.0.0."""
     made = project_on(request.getfixturevalue(request.param))
     (tmp_path / "data").mkdir()
-    for tag in ("1.0.0", "2.0.0"):
+    for tag in ("1.0.0", "2.0.0", "3.0.0"):
         made.publish(tag)
     return made
 
@@ -61,6 +94,56 @@ def running(shop: ComposeProject) -> dict[str, str]:
     return {
         name: each["Config"]["Labels"]["words"] for name, each in shop.containers().items() if each["State"]["Running"]
     }
+
+
+def chain(shop: ComposeProject, version: int, **more: Any) -> dict[str, dict[str, Any]]:
+    """Return jobs that depend on each other, one of them not waited for, and services that are replaced in two ways after them."""
+
+    def notes(name: str, **fields: Any) -> dict[str, Any]:
+        return job(
+            shop, version, command=["/busybox", "sh", "-c", f"/busybox echo {version}-{name} >> /data/runs"], **fields
+        )
+
+    seed = {"seed": {"condition": "service_started"}}
+    after = {"second": WAITS["migrate"], **seed}
+    return {
+        "seed": notes("seed"),
+        "first": notes("first", depends_on=seed),
+        "second": notes("second", depends_on={"first": WAITS["migrate"], **seed}),
+        "api": job(shop, version, command=list(SLEEP), healthcheck=shop.healthy, depends_on=after),
+        "web": web(shop, version, depends_on={**after, "api": {"condition": "service_started"}}, **more),
+    }
+
+
+@pytest.mark.parametrize("shop", ["docker", "docker_containerd", "podman", "slow_podman"], indirect=True)
+def test_each_job_runs_once_in_a_deploy(shop: ComposeProject) -> None:
+    """Each job runs once in a deploy, also if the services that depend on it are started one after another."""
+    shop.write(chain(shop, 1))
+    shop.deployed()
+    first = sorted(runs(shop))
+    shop.write(chain(shop, 2))
+    shop.deployed()
+    second = sorted(runs(shop))[len(first) :]
+    shop.write(chain(shop, 3, command=DIES))
+    shop.locked()
+    failed = shop.run("deploy")
+
+    assert first == ["1-first", "1-second", "1-seed"]
+    assert second == ["2-first", "2-second", "2-seed"]
+    assert f"release 3 of {shop.name} failed; release 2 runs again" in failed.out
+    assert sorted(runs(shop)) == [*first, *second, "3-first", "3-second", "3-seed"]
+    assert running(shop) == {"api": "2.0.0", "web": "2.0.0"}
+
+
+@pytest.mark.parametrize("shop", ["unclean_podman"], indirect=True)
+def test_a_job_that_podman_does_not_clean_up_after_is_not_run_again(shop: ComposeProject) -> None:
+    """The container of a completed job that Podman never cleans up after is removed, since Compose would start it again."""
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
+    first = shop.deployed()
+
+    assert f"{shop.name}-migrate-1: removed, since Podman did not clean up after it in 10 s" in first.err
+    assert runs(shop) == ["1"]
+    assert running(shop) == {"web": "1.0.0"}
 
 
 def test_a_failed_deploy_is_rolled_back_without_the_older_migration(shop: ComposeProject) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from boltseal.engines.inventory import ContainerHealth, ImageStoreKind, State
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.polling import until_answer
-from tests.real.boxes import started
+from tests.real.boxes import ended, started
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers
 
@@ -26,6 +26,20 @@ async def engine(engine_address: EngineAddress, engine_store: ImageStoreKind) ->
     async with connected(engine_address) as opened:
         assert await opened.store() is engine_store
         yield opened
+
+
+@pytest.fixture
+def start(engine_address: EngineAddress) -> Iterator[Callable[..., str]]:
+    """Start a container, as `started` does. All are removed at the end: a health check that goes on takes a tenth of a processor."""
+    ids: list[str] = []
+
+    def start(image: object, *command: str, terminal: bool = False, health: str = "") -> str:
+        ids.append(started(engine_address, image, *command, terminal=terminal, health=health))
+        return ids[-1]
+
+    yield start
+    for id_ in ids:
+        ended(engine_address, id_)
 
 
 def _pushed(registry: Registry, repository: str) -> Reference:
@@ -93,22 +107,22 @@ async def test_an_unknown_name_is_a_miss(engine: Engine) -> None:
 
 
 async def test_containers_have_their_state_and_log(
-    engine: Engine, engine_address: EngineAddress, registry: Registry, repository: str
+    engine: Engine, start: Callable[..., str], registry: Registry, repository: str
 ) -> None:
     """State and log are read of a failed container, one with a terminal, and one with a health check."""
     image = _pushed(registry, repository)
     pulled = await engine.pull(image)
     say = "/busybox printf 'one\\ntwo\\n'; /busybox printf 'oh\\n' >&2; exit 3"
-    ended = started(engine_address, pulled.id, "/busybox", "sh", "-c", say)
-    terminal = started(engine_address, pulled.id, "/busybox", "echo", "hello", terminal=True)
-    checked = started(engine_address, pulled.id, health="/busybox true")
-    await _until(engine, ended, State.EXITED)
+    failed = start(pulled.id, "/busybox", "sh", "-c", say)
+    terminal = start(pulled.id, "/busybox", "echo", "hello", terminal=True)
+    checked = start(pulled.id, health="/busybox true")
+    await _until(engine, failed, State.EXITED)
     await _until(engine, terminal, State.EXITED)
-    found = await engine.container(ended)
+    found = await engine.container(failed)
 
     assert (found.exit_code, found.health, found.restarts) == (3, ContainerHealth.NONE, 0)
-    assert sorted(await engine.logs(ended, 10)) == ["oh", "one", "two"]
-    assert len(await engine.logs(ended, 2)) == 2
+    assert sorted(await engine.logs(failed, 10)) == ["oh", "one", "two"]
+    assert len(await engine.logs(failed, 2)) == 2
     assert await engine.logs(terminal, 10) == ("hello",)
     assert (await engine.container(checked)).health is not ContainerHealth.NONE
 

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pytest
 from boltseal.engines.address import EngineAddress
 from tests import servers
 from tests.attacks.scrub.image import NAME, archive, base, top
+from tests.boltseal_process import BoltsealProcess
 from tests.cli import program
 from tests.polling import wait_until
 from tests.real.boxes import ended
@@ -257,8 +257,8 @@ def test_a_replacement_that_is_killed_is_done_by_the_next(shop: Shop, tmp_path: 
     before, scratch = shop.docker("inspect", "--format", "{{.Id}}", shop.name), tmp_path / "scratch"
     scratch.mkdir()
     environment = {"DOCKER_HOST": f"unix://{shop.engine.address}", "TMPDIR": str(scratch)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "boltseal", "pull", "--replace", shop.name],
+    with BoltsealProcess(
+        ["pull", "--replace", shop.name],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=program.clean_environment(environment),

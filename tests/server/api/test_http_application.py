@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from typing import Any, cast
 
 import pytest
@@ -56,7 +57,7 @@ class Failing:
 
 def api(pulls: Failing) -> DistributionApi:
     """Return an API whose registry has only these reads."""
-    parts = cast("Any", (pulls, *[None] * 14))
+    parts = cast("Any", (pulls, *[None] * (len(fields(Registry)) - 1)))
     return DistributionApi(Registry(*parts), ApiSettings(), anonymous_auth())
 
 

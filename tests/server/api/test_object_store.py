@@ -15,7 +15,6 @@ from boltseal.errors import Invalid
 from boltseal.server.app import create_app
 from boltseal.server.configuration import load
 from boltseal.server.settings import Settings
-from boltseal.server.storage.blobs.object_client import Bucket
 from boltseal.server.store_factory import examine_store
 from tests.asgi import running
 from tests.images import Blob, image, push, push_blob
@@ -75,7 +74,7 @@ async def test_other_bytes_of_a_small_blob_are_not_kept_in_memory(object_server:
     """Other bytes than the digest's get 404, and when the object has the right bytes again, they are returned."""
     settings = settings_on(object_server.endpoint, data)
     app, address = create_app(settings), f"/v2/shop/app/blobs/{SMALL.digest}"
-    store = Bucket(BUCKET, data.parent.name, object_server.endpoint, "us-east-1").connect()
+    store = object_server.store(data.parent.name)
     async with running(app), httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=ORIGIN) as client:
         await push_blob(client, "shop/app", SMALL)
         [key] = [each["path"] for page in obstore.list(store, "blobs/") for each in page]

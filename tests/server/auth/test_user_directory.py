@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from boltseal.errors import Unavailable
+from boltseal.errors import Full, Unavailable
+from boltseal.policy.token_scope import DEFAULT_TERMS, parse_scope
+from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.auth.api_tokens import OwnerKind, TokenRequest, add_token, revoke_tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
 from boltseal.server.storage.metadata import account_table
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
-from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import ApiTokenRow, Metadata, UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_database
 from boltseal.server.storage.user_key import UserKey, UserKeyUnreadable
 from boltseal.server.storage.users import UserFile, UsersInvalid
@@ -94,16 +97,38 @@ async def test_a_user_who_is_removed_before_another_is_added_stays_removed(
     assert set(after) == {"ci", "new"}
 
 
+async def test_a_token_that_is_revoked_before_another_is_created_stays_revoked(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """A revoked token is gone, even if a clock that was set back gives the next token the same time."""
+    admin = open_metadata()
+    users = UserDirectory(file, AccountRows(open_metadata(), key))
+    asked = TokenRequest("robot", parse_scope(["shop/**"], ["pull"]))
+
+    def create(tx: UnitOfWork) -> ApiTokenRow:
+        return add_token(tx, key, asked, OwnerKind.SERVICE, DEFAULT_TERMS, ANONYMOUS).row
+
+    kept, revoked = [await admin.write(create) for _ in range(2)]
+    await users.refresh()
+    before = set(users.current().tokens)
+    await admin.write(lambda tx: revoke_tokens(tx, [revoked], ANONYMOUS))
+    new = await admin.write(create)
+    await users.refresh()
+
+    assert before == {kept.id, revoked.id}
+    assert set(users.current().tokens) == {kept.id, new.id}
+
+
 class Counted:
     """Counts a test database's look-ups of users, and how often the users were read."""
 
     def __init__(self, metadata: Metadata) -> None:
-        self._logins = metadata.lookups.logins
+        self._lookups = (metadata.lookups.logins, metadata.lookups.tokens)
         self.asked: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         self.asked.append(name)
-        return getattr(self._logins, name)
+        return next(getattr(each, name) for each in self._lookups if hasattr(each, name))
 
 
 async def test_no_request_queries_the_database_while_nothing_changes(
@@ -113,7 +138,7 @@ async def test_no_request_queries_the_database_while_nothing_changes(
     metadata = open_metadata()
     await metadata.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))
     counted = Counted(metadata)
-    metadata.lookups = replace(metadata.lookups, logins=counted)
+    metadata.lookups = replace(metadata.lookups, logins=counted, tokens=counted)
     users = UserDirectory(file, AccountRows(metadata, key))
     await users.refresh()
     first, at_first = users.current(), list(counted.asked)
@@ -127,8 +152,9 @@ async def test_no_request_queries_the_database_while_nothing_changes(
     await metadata.write(remove_something_else)
     await users.refresh()
 
-    assert at_first == unchanged == ["account_version", "accounts"]
-    assert counted.asked == [*unchanged, "account_version"]
+    rows = ["accounts", "service_accounts", "api_tokens", "people"]
+    assert at_first == unchanged == ["account_version", "token_version", *rows, "users_existed"]
+    assert counted.asked == [*unchanged, "account_version", "token_version"]
     assert first is same is users.current()
     assert not users.stale
 
@@ -228,3 +254,66 @@ def test_a_key_that_can_not_be_read_is_not_replaced(key: UserKey, raw: bytes) ->
         key.encrypt("ci", HASH)
 
     assert key.path.read_bytes() == raw
+
+
+async def test_a_process_that_answered_no_request_knows_that_there_was_a_user(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """The row of the first user stays when the last one is removed, for processes that were asked nothing meanwhile."""
+    one, other = open_metadata(), open_metadata()
+    before = UserDirectory(file, AccountRows(other, key))
+    await before.refresh()
+    never = before.existed
+    await one.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))
+    await one.write(lambda tx: account_table.remove(tx, "ci"))
+    await before.refresh()
+    later = UserDirectory(file, AccountRows(one, key))
+    await later.refresh()
+
+    assert not never
+    assert (dict(before.current().hashes), before.existed) == ({}, True)
+    assert (dict(later.current().hashes), later.existed) == ({}, True)
+
+
+async def test_a_user_of_the_file_that_one_process_saw_counts_in_all(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """A process whose users' file is gone when it is asked first knows by the row that there was one."""
+    one, other = open_metadata(), open_metadata()
+    first = UserDirectory(file, AccountRows(one, key))
+    await first.refresh()
+    file.path.write_text(f"ci:{HASH.decode()}\n")
+    first.current()
+    seen = first.stale
+    await first.refresh()
+    noted = first.stale
+    file.path.unlink()
+    second = UserDirectory(file, AccountRows(other, key))
+    await second.refresh()
+
+    assert (seen, noted) == (True, False)
+    assert second.existed
+
+
+async def test_a_process_that_cannot_note_a_user_remembers_it_itself(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """If the row can't be written, the process that saw the user requires a login, and tries again."""
+    metadata = open_metadata()
+    file.path.write_text(f"ci:{HASH.decode()}\n")
+    write, refused = metadata.write, list[str]()
+
+    async def refusing(*_: Any, **__: Any) -> Any:
+        refused.append("write")
+        raise Full("no space")
+
+    metadata.write = refusing  # type: ignore[method-assign]  # a disk that is full for a while
+    users = UserDirectory(file, AccountRows(metadata, key))
+    await users.refresh()
+    without_row = (users.existed, users.stale)
+    metadata.write = write  # type: ignore[method-assign]
+    await users.refresh()
+
+    assert without_row == (True, True)
+    assert refused == ["write"]
+    assert not users.stale

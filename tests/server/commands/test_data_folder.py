@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from boltseal.commands.tag_changes import required_reason
 from boltseal.errors import Invalid
 from boltseal.oci.digest_prefix import DigestPrefix
-from boltseal.server.commands.data_folder import local_reference, required_reason
+from boltseal.server.commands.data_folder import local_reference
 from boltseal.server.commands.tag_accept import upstream_tag
 from boltseal.server.commands.tag_restore import parse_target
 from boltseal.server.configuration import load

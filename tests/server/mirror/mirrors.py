@@ -18,9 +18,10 @@ from boltseal.server.mirror.upstream_lists import ListBounds, UpstreamLists
 from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.mirror_factory import build_upstreams
+from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.settings import Settings
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
-from boltseal.server.store_factory import OpenStore, open_store
+from boltseal.server.store_factory import open_store
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
 from tests.storage_choice import with_storage

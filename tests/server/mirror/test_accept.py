@@ -115,7 +115,7 @@ async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, 
         done = await post("boss")
         again = await post("boss")
         after = await pull(mirror.client)
-        elsewhere = await mirror.client.post("/api/v1/seal", json=body, auth=("boss", "secret"))
+        elsewhere = await mirror.client.post("/api/v1/approve", json=body, auth=("boss", "secret"))
 
     assert [answer.status_code for answer in (anonymous, dev, wrong, strange, text, got)] == [
         401,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.server.store_factory import now_us
+from boltseal.server.storage.garbage_collection import HIDDEN_BLOB, GarbageItem
+from boltseal.server.store_factory import collect_store, now_us
 from tests.fakes.upstream import Asked, FakeUpstream, status
 from tests.images import (
     error_of,
@@ -20,8 +21,9 @@ from tests.images import (
 )
 from tests.polling import until
 from tests.server.mirror.mirrors import mirror_settings, mirroring, table_of
+from tests.server.mirror.observed import rows
 from tests.server.mirror.push_proxies import APP, HEAD, PUT, entries, reserved, tags_upstream
-from tests.serving import Clock, Serving, serving_as
+from tests.serving import Clock, Serving, serving_as, settings_of
 
 HOUR_S = 3600
 
@@ -161,6 +163,41 @@ async def test_a_reservation_blocks_no_push_after_an_hour(
     assert (waits.status_code, goes_on.status_code) == (503, 201)
     assert tags_upstream(upstream) == {"latest": other.digest}
     assert reserved(data) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_digest", [False, True])
+async def test_a_push_that_upstream_is_taking_keeps_its_blobs(
+    data: Path, upstream: FakeUpstream, whole_store: None, *, by_digest: bool
+) -> None:
+    """Garbage collection runs while upstream takes a manifest whose blobs were hidden: the push is published whole."""
+    clock, app, found = Clock(now_us()), image("app"), list[GarbageItem]()
+    settings = settings_of(data)
+
+    async def collect() -> None:
+        found.extend(await asyncio.to_thread(lambda: list(collect_store(settings, dry_run=False, clock=clock))))
+
+    async def collect_beside(_: Asked, writer: asyncio.StreamWriter) -> None:
+        clock.advance(seconds=HOUR_S // 2)
+        await collect()
+        writer.write(b"HTTP/1.1 201 X\r\ncontent-length: 0\r\n\r\n")
+
+    reference = app.digest if by_digest else "latest"
+    async with mirroring(data, upstream, push=True, clock=clock) as gate:
+        await push_parts(gate.client, APP, app)
+        clock.advance(days=1)
+        await collect()
+        hidden, found[:] = [item.what for item in found], []
+        clock.advance(seconds=HOUR_S * 3 // 4)
+        upstream.after[PUT.replace("1.4.2", reference)] = collect_beside
+        answer = await put(gate.client, APP, reference, app)
+        heads = {(await gate.client.head(f"/v2/{APP}/blobs/{blob.digest}")).status_code for blob in app.blobs}
+        rows_left = rows(data, "SELECT digest FROM blob")
+
+    assert hidden == [HIDDEN_BLOB] * 2
+    assert found == []
+    assert (answer.status_code, heads) == (201, {200})
+    assert len(rows_left) == len(app.blobs)
 
 
 async def test_a_sealed_image_that_upstream_lost_is_sent_again(gate: Serving, upstream: FakeUpstream) -> None:

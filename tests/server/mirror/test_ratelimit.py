@@ -72,9 +72,24 @@ def test_a_registry_without_a_limit_is_reported_as_such(fake: FakeUpstream) -> N
 
 
 @pytest.mark.slow
-def test_a_registry_that_does_not_answer_could_not_be_checked() -> None:
-    """A registry that does not answer is exit code 3, and not "unlimited"."""
-    assert program.call("ratelimit", "127.0.0.1:9", "--anonymous").code == 3
+def test_a_registry_that_does_not_answer_could_not_be_checked(fake: FakeUpstream) -> None:
+    """A registry that does not answer is exit code 3, and not "unlimited"; the others are shown."""
+    alone = program.call("ratelimit", "127.0.0.1:9", "--anonymous")
+    both = program.call("ratelimit", "127.0.0.1:9", fake.authority, "--anonymous", "--json")
+
+    assert alone.code == 3
+    assert "127.0.0.1:9" in alone.err
+    assert both.code == 3
+    assert [each["status"] for each in both.json["results"]] == ["unknown", "none"]
+
+
+def test_a_mirror_without_upstreams_has_nothing_to_show(tmp_path: Path) -> None:
+    """Nothing to check is exit code 3, with what to do."""
+    prepare(Settings.model_validate({"server": {"data": tmp_path / "data"}}))
+    shown = program.call("ratelimit", "--data", tmp_path / "data")
+
+    assert shown.code == 3
+    assert "there is no [[upstream]]; name a registry" in shown.err
 
 
 def test_the_last_known_limits_of_the_mirror_are_shown(tmp_path: Path) -> None:
@@ -82,14 +97,23 @@ def test_the_last_known_limits_of_the_mirror_are_shown(tmp_path: Path) -> None:
     data, config = tmp_path / "data", tmp_path / "boltseal.toml"
     config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "{NAME}"\nreserve = 30\n')
     prepare(Settings.model_validate({"server": {"data": data}, "upstream": [{"name": NAME}]}))
-    before = program.call("ratelimit", "--config", config, "--json")
+    before, unasked = (
+        program.call("ratelimit", "--config", config, "--json"),
+        program.call("ratelimit", "--config", config),
+    )
+    with closing(sqlite3.connect(data / DATABASE_NAME)) as connection, connection:
+        connection.execute("INSERT INTO upstream VALUES (?, 1, 'it failed', NULL, NULL, NULL, NULL, NULL)", (NAME,))
+    down = program.call("ratelimit", "--config", config)
     with closing(sqlite3.connect(data / DATABASE_NAME)) as connection, connection:
         connection.execute(
-            "INSERT INTO upstream VALUES (?, 1, 'it failed', 100, 30, 21600, '192.0.2.1', 1795500000000000)", (NAME,)
+            "REPLACE INTO upstream VALUES (?, 1, 'it failed', 100, 30, 21600, '192.0.2.1', 1795500000000000)", (NAME,)
         )
     low, text = program.call("ratelimit", "--config", config, "--json"), program.call("ratelimit", "--config", config)
 
-    assert (before.code, before.json["results"][0]["status"]) == (0, "none")
+    assert (before.code, before.json["results"][0]["status"]) == (3, "unknown")
+    assert f"it was not asked yet, or states none; ask it with: boltseal ratelimit {NAME}" in unasked.err
+    assert down.code == 3
+    assert "it has not answered since 1970-01-01" in down.err
     assert (low.code, low.json["results"][0]["status"], low.json["results"][0]["remaining"]) == (1, "low", 30)
     assert "has not answered since" in text.err
     assert "2026-11" in text.out

@@ -8,18 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from sqlalchemy import insert, update
 
+from boltseal.oci.jsontext import decode
+from boltseal.policy.host_report import ReportDocument, parse_report
 from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.server.auth.actor import Actor
 from boltseal.server.mirror.retention import DAY_US, RetentionUnit, plan, retain
 from boltseal.server.settings import Settings
-from boltseal.server.storage.garbage_collection import ROWS_AT_ONCE, collect_released
+from boltseal.server.storage.garbage_collection import ROWS_AT_ONCE, collect_reviewed
 from boltseal.server.storage.metadata import mirrored, queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.schema import foreign_tag, manifest, tag
 from boltseal.server.store_factory import collect_store, open_store
 from tests.fakes.upstream import FakeUpstream
+from tests.host_documents import report, running
 from tests.images import Document, artifact, digest_of, image, index, push
 from tests.polling import until
 from tests.server.mirror.mirrors import NAME, mirror_settings, table_of
@@ -211,6 +216,28 @@ async def test_the_image_of_a_held_tag_is_never_deleted(world: World) -> None:
     assert gone == []
 
 
+async def test_what_a_host_runs_is_never_deleted_and_a_dry_run_names_the_host(world: World) -> None:
+    """By the digest of its manifest, its index or its configuration, and however old the report is."""
+    child, other = image("amd64"), image("arm64", architecture="arm64")
+    whole, by_config, plain = index(child, other), image("config"), image("plain")
+    await world.pull(whole, by_config, plain)
+    ran = [child.digest, by_config.blobs[0].digest]
+    document = report("web-1", *(running(f"{NAME}/team/app", digest) for digest in ran))
+    parsed = parse_report(decode(msgspec.json.encode(document), ReportDocument))
+    with open_store(world.settings(), clock=world.clock) as store:
+        await store.registry.host_reports.accept(parsed, Actor("ops"))
+    world.clock.advance(days=1000)
+    planned = world.retain(dry_run=True, keep_for="90d", keep_bytes="1")
+    gone = world.retain(keep_for="90d", keep_bytes="1")
+    with open_store(world.settings(), clock=world.clock) as store:
+        await store.registry.host_reports.forget("web-1", Actor("ops"), dry_run=False)
+    after = world.retain(keep_for="90d")
+
+    assert set(gone) == without_shared(plain, [whole, child, other, by_config])
+    assert set(planned) == {*gone, whole.digest, by_config.digest}
+    assert set(after) == digests(whole, child, other, by_config)
+
+
 async def test_a_pushed_image_is_no_mirrored_image(world: World) -> None:
     """Neither images of local repositories nor images pushed into mirrored ones are deleted."""
     await world.pull(image("mirrored"))
@@ -306,7 +333,7 @@ async def test_bytes_that_are_referenced_again_are_not_deleted(world: World) -> 
     await world.pull(shown)
     world.clock.advance(days=2)
     with open_store(world.settings(), clock=world.clock) as store:
-        assert collect_released(store.database, store.blobs.maintenance, world.clock()) == 0
+        assert not list(collect_reviewed(store.database, store.blobs.maintenance, world.clock()))
 
 
 class Racing:

@@ -8,6 +8,7 @@ from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.entry import EntryKind
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.integrator import Integrator
+from boltseal.server.storage.ledger_doubts import LedgerDoubts
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import Metadata
@@ -32,6 +33,11 @@ class BareLedger:
         self.keys = LedgerKeys(data.with_name("data.keys"), disk)
         self.integrator = Integrator(self.database, self.keys)
 
+    @property
+    def doubts(self) -> LedgerDoubts:
+        """Why the ledger takes no entries."""
+        return LedgerDoubts(self.database, self.keys.folder)
+
     def _open(self) -> Metadata:
         return open_metadata(self._data, self._storage, lambda: NOW_US)
 
@@ -45,6 +51,12 @@ class BareLedger:
         """Append entries, unsigned."""
         for _ in range(count):
             self.database.write_and_wait(lambda tx: sequencer.append(tx, EntryKind.RULES_CHANGED, actor="x"))
+
+    def add_at_once(self, count: int) -> None:
+        """Append entries, unsigned, in one transaction."""
+        self.database.write_and_wait(
+            lambda tx: [sequencer.append(tx, EntryKind.RULES_CHANGED, actor="x") for _ in range(count)]
+        )
 
     def lines(self) -> list[bytes]:
         """Return all entries, encoded."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from boltseal.server.storage.metadata.protocol import UnitOfWork
     from tests.bare_registry import BareRegistry, Opener
 
+pytestmark = pytest.mark.files_only("counts the steps of SQLite; test_postgres_plans has the plans of PostgreSQL")
+
 MOST_ROWS = MAX_COUNTED + 1
 """Rows that one query of a refusal may return, whatever the number of tags."""
 STEPS_EACH = 1000

@@ -13,18 +13,19 @@ from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy.upstream_moves import UpstreamAnswer
+from boltseal.policy.upstream_moves import MoveEvent, UpstreamAnswer
 from boltseal.policy.upstreams import MoveTerms, OnMove
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.integrator import Integrator
-from boltseal.server.registry.observations import note
+from boltseal.server.registry.observations import Observations, note
 from boltseal.server.registry.recovery import accept_loss
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, UnitOfWork
 from boltseal.server.store_factory import examine_store, open_store, prepare
+from tests.bare_registry import Clock
 from tests.fakes.disk import FailingDisk
 from tests.ledger.tree_oracle import mth
 from tests.server.registry.ledgers import ORIGIN, BareLedger
@@ -83,6 +84,24 @@ def test_an_observation_has_its_own_log_tree_and_checkpoint(both: Both) -> None:
     assert open_checkpoint(stored.note, key.verifier).checkpoint == head
     assert key.verifier != getattr(both.keys.key(), "verifier", None)
     assert both.lines() == before
+
+
+async def test_an_answer_that_another_process_overtook_is_not_recorded(both: Both) -> None:
+    """A process that was stopped between upstream's answer and its record does not move the tag back."""
+    observations, actor, clock = Observations(both.database), Actor("mirror:docker.io"), Clock()
+    both.database.now_us = clock
+    newer = UpstreamAnswer(Digest.parse("sha256:" + "b" * 64), SEEN.media_type, SEEN.size)
+    first = await observations.note(NODE, TAG, SEEN, TERMS, actor, last_asked_us=-1)
+    assert first.now is not None
+    clock.now_us += 1
+    second = await observations.note(NODE, TAG, newer, TERMS, actor, last_asked_us=first.now.asked_us)
+    late = await observations.note(NODE, TAG, SEEN, TERMS, actor, last_asked_us=first.now.asked_us)
+    never = await observations.note(NODE, TAG, SEEN, TERMS, actor, last_asked_us=-1)
+
+    assert late.now == never.now == second.now == await observations.find(NODE, TAG)
+    assert (late.event, never.event) == (MoveEvent.NOTHING, MoveEvent.NOTHING)
+    assert second.now is not None
+    assert second.now.known.serves == newer
 
 
 @pytest.mark.parametrize("kind", [EntryKind.OBSERVED, EntryKind.HELD, EntryKind.ACCEPTED])

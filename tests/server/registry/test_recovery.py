@@ -75,7 +75,10 @@ async def test_it_refuses_writes_with_the_reason(behind: Settings) -> None:
         ready = await registry.client.get("/readyz")
 
     assert pulled.status_code == 200
-    assert {pushed.status_code, upload.status_code, deleted.status_code} == {405}
+    assert {pushed.status_code, upload.status_code, deleted.status_code} == {503}
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in (pushed, upload, deleted))
+    [error] = pushed.json()["errors"]
+    assert (error["code"], error["detail"]) == ("UNAVAILABLE", {"reason": "ledger"})
     assert "were signed, but the data has" in pushed.json()["errors"][0]["message"]
     assert any("were signed" in reason for reason in ready.json()["reasons"])
 
@@ -269,7 +272,7 @@ async def test_a_running_server_accepts_writes_again_by_itself(behind: Settings,
 
         await until_answer(accepted, "the registry accepts uploads", 20.0)
 
-    assert refused.status_code == 405
+    assert refused.status_code == 503
 
 
 def test_a_folder_that_is_no_copy_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from boltseal.ledger.entry import EntryKind
@@ -18,11 +19,11 @@ from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.registry.sequencer import LedgerFrozen
 from boltseal.server.registry.signer import Signer
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.ledger_mark import MarkUnreachable, ObjectMark
+from boltseal.server.storage.ledger_mark import MARK, MarkUnreachable, ObjectMark
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.ledger_store import DatabaseSetBack
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.object_client import ObjectPlace, open_objects
+from boltseal.server.storage.object_client import Bucket
 from tests.polling import wait_until
 from tests.server.registry.ledgers import ORIGIN, BareLedger
 from tests.storage_choice import take_copy
@@ -33,8 +34,8 @@ Marks = Callable[[str], ObjectMark]
 
 def marks_on(server: ObjectServer) -> Marks:
     """Return the marks below a prefix of its own."""
-    place = ObjectPlace(f"s3://{BUCKET}/{uuid.uuid4().hex}", server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
-    return lambda log: ObjectMark(open_objects(place), f"{log}.mark")
+    place = Bucket(BUCKET, uuid.uuid4().hex, server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
+    return lambda log: ObjectMark(place.connect(MARK), f"{log}.mark")
 
 
 @pytest.fixture
@@ -140,6 +141,50 @@ def test_an_old_mark_with_a_newer_database_is_raised_again(log: BareLedger, mark
     assert open_checkpoint(log.keys.mark() or b"", key.verifier).checkpoint == log.expected()
 
 
+class OvertakenMark:
+    """The mark as a process reads it that another one overtakes: it signs between the first read and what follows."""
+
+    def __init__(self, mark: ObjectMark, sign: Callable[[], object]) -> None:
+        self._mark = mark
+        self._signs = [sign]
+
+    def read(self) -> bytes | None:
+        """Return the note, and let the other process sign then."""
+        found = self._mark.read()
+        while self._signs:
+            self._signs.pop()()
+        return found
+
+    def replace(self, note: bytes, before: bytes | None) -> None:
+        """Replace the mark. Raises: MarkMoved."""
+        self._mark.replace(note, before)
+
+
+@pytest.mark.parametrize("ask", ["check", "integrate"])
+def test_a_mark_that_another_process_raises_meanwhile_is_not_called_old(
+    log: BareLedger, marks: Marks, ask: str
+) -> None:
+    """A process that reads the mark before, and the checkpoint after another one has signed, warns of nothing; of an old mark it does."""
+    log.add(3)
+    log.integrator.integrate()
+    old = log.keys.mark()
+
+    def sign() -> None:
+        log.add(4)
+        log.integrator.integrate()
+
+    overtaken = LedgerKeys(log.keys.folder, marks=lambda name: OvertakenMark(marks(name), sign))
+    with capture_logs() as raced:
+        getattr(Integrator(log.database, overtaken), ask)()
+    marks("ledger").replace(old or b"", log.keys.mark())
+    with capture_logs() as set_back:
+        getattr(Integrator(log.database, log.keys), ask)()
+
+    warnings = [each for each in raced if "older" in each["event"]]
+    assert warnings == []
+    assert ["older" in each["event"] for each in set_back].count(True) == 1
+
+
 def test_an_old_mark_of_another_history_is_doubted(log: BareLedger, marks: Marks, tmp_path: Path) -> None:
     """A mark that is older than the database, but of other entries, puts the ledger in doubt."""
     log.add(3)
@@ -219,7 +264,7 @@ def test_while_the_store_of_the_mark_does_not_answer_nothing_is_signed_or_writte
         server.kill()
         log.add(1)
         wait_until(lambda: "ledger.mark" in log.database.doubts, "the signer has no answer")
-        with pytest.raises(LedgerFrozen, match="does not answer"):
+        with pytest.raises(LedgerFrozen, match=r"the mark of the ledger can't be \w+: the S3 server "):
             log.add(1)
         with pytest.raises(MarkUnreachable):
             log.integrator.integrate()

@@ -232,12 +232,12 @@ async def test_an_expired_keep_leaves_the_tag_sealed(open_shop: Opener) -> None:
     shop = open_shop({"tag": "nightly-*", "keep": "30d"})
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "nightly-1")
-    early = await shop.registry.seals.expire(ADMIN)
+    early = (await shop.registry.seals.expire(ADMIN)).expired
     with pytest.raises(SealedDelete, match="for 30 days"):
         await shop.registry.deletes.tag(SHOP, Tag("nightly-1"), UNCONDITIONAL, CI)
     shop.clock.now_us += 31 * DAY_US
-    planned = await shop.registry.seals.expire(ADMIN, dry_run=True)
-    expired = await shop.registry.seals.expire(ADMIN)
+    planned = (await shop.registry.seals.expire(ADMIN, dry_run=True)).expired
+    expired = (await shop.registry.seals.expire(ADMIN)).expired
     with pytest.raises(SealedPut):
         await shop.push(two, "nightly-1")
 

@@ -18,7 +18,8 @@ from boltseal.server.registry import sequencer
 from boltseal.server.registry.deletes import CHECKED_AT_ONCE, Deletes
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.refusals import RefusalLog
-from boltseal.server.registry.seals import ConfirmedPurge, PurgeTargetChanged, Seals
+from boltseal.server.registry.seal_results import ConfirmedPurge
+from boltseal.server.registry.seals import PurgeTargetChanged, Seals
 from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, TagWriter
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata.schema import tag as tag_rows
@@ -207,10 +208,10 @@ async def test_many_tags_expire_in_several_transactions(open_shop: Opener) -> No
     shop.clock.now_us += 2 * DAY_US
     database = Counting(shop)
     seals = seals_of(shop, database)
-    listed = await seals.expire(ANONYMOUS, dry_run=True)
+    listed = (await seals.expire(ANONYMOUS, dry_run=True)).expired
     left = await tags_left(shop)
     database.writes = 0
-    expired = await seals.expire(ANONYMOUS)
+    expired = (await seals.expire(ANONYMOUS)).expired
 
     assert len(left) == MANY + 1
     assert listed == expired

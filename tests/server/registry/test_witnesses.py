@@ -19,7 +19,7 @@ from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.recovery import bring_back
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
-from boltseal.server.storage.ledger_key import WITNESSES
+from boltseal.server.storage.ledger_doubts import WITNESSES
 from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, UnitOfWork
@@ -310,21 +310,21 @@ async def test_enough_witnesses_must_agree_after_a_start(
     """A witness that can't be asked does not agree; the quorum sets how many witnesses must agree."""
     dead = FakeWitness(witness.trusted, "witness.test/dead", bytes(32))
     dead.answers = [Response(status_code=500)] * 9
-    log.keys.put_doubt(WITNESSES, "not asked yet")
+    log.doubts.put(WITNESSES, "not asked yet")
     states = [WitnessState(WitnessClient(URL, app=one.transport()), one.key.verifier) for one in (witness, dead)]
     await Witnesses(log.database, log.keys, states, quorum=quorum).submit()
 
-    assert log.keys.doubted(WITNESSES) is frozen
+    assert log.doubts.has(WITNESSES) is frozen
 
 
 async def test_a_witness_that_never_saw_the_ledger_agrees(log: BareLedger, witness: FakeWitness) -> None:
     """A witness that does not know the ledger agrees, and readiness reports that its operator must add the ledger."""
     witness.answers = [Response(status_code=404)]
-    log.keys.put_doubt(WITNESSES, "not asked yet")
+    log.doubts.put(WITNESSES, "not asked yet")
     asking = of(log, witness)
     await asking.submit()
 
-    assert not log.keys.doubted(WITNESSES)
+    assert not log.doubts.has(WITNESSES)
     assert "does not know this ledger" in asking.troubles[0]
 
 
@@ -334,13 +334,13 @@ async def test_a_witness_that_agrees_again_ends_the_doubt(log: BareLedger, witne
     witness.answers = [Response(f"{size}\n", 409, media_type="text/x.tlog.size")]
     asking = of(log, witness)
     await asking.submit()
-    doubted = log.keys.doubted(WITNESSES)
+    doubted = log.doubts.has(WITNESSES)
     for state in asking._witnesses:
         state.retry_s = 0.0
     await asking.submit()
 
     assert doubted
-    assert not log.keys.doubted(WITNESSES)
+    assert not log.doubts.has(WITNESSES)
 
 
 async def test_restored_entries_end_the_doubt_of_a_running_server(log: BareLedger, witness: FakeWitness) -> None:
@@ -354,7 +354,7 @@ async def test_restored_entries_end_the_doubt_of_a_running_server(log: BareLedge
     _put_back(log, len(kept), old)
     asking = of(log, witness)
     await asking.submit()
-    doubted = log.keys.doubted(WITNESSES)
+    doubted = log.doubts.has(WITNESSES)
     bring_back(log.database, log.keys, TagWriter(parse_rules([])), lambda first, end: lines[first:end], newest)
     with pytest.raises(LedgerInDoubt):
         log.integrator.integrate()
@@ -363,7 +363,7 @@ async def test_restored_entries_end_the_doubt_of_a_running_server(log: BareLedge
     await asking.submit()
 
     assert doubted
-    assert not log.keys.doubted(WITNESSES)
+    assert not log.doubts.has(WITNESSES)
 
 
 async def test_a_witness_that_fails_is_asked_again_soon(log: BareLedger, witness: FakeWitness) -> None:

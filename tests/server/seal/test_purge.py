@@ -15,7 +15,8 @@ from boltseal.errors import NotFound, SealedDelete
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.rules import parse_rules
-from boltseal.server.registry.seals import BytesLeft, ConfirmedPurge, PurgeTargetChanged, Seals
+from boltseal.server.registry.seal_results import ConfirmedPurge
+from boltseal.server.registry.seals import BytesLeft, PurgeTargetChanged, Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.garbage_collection import collect, finish_purges
@@ -211,7 +212,7 @@ async def test_an_expired_keep_leaves_the_tag_sealed(data: Path) -> None:
 async def expired_at(data: Path, now_us: int) -> list[str]:
     """Return the tags that `admin expire` deletes at this time."""
     with open_store(settings_of(data), clock=Clock(now_us)) as store:
-        return [tag for _, tag in await store.registry.seals.expire(ADMIN)]
+        return [tag for _, tag in (await store.registry.seals.expire(ADMIN)).expired]
 
 
 KILLED = """

@@ -9,13 +9,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from tests.boltseal_process import BoltsealProcess
 from tests.cli import program
 from tests.polling import wait_until
 from tests.servers import Server
@@ -59,12 +59,13 @@ def client_of(server: Server) -> httpx2.Client:
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process runs; a zombie does not."""
+    """Return whether a process runs. A zombie does not, but for one of which other threads still end: they hold its sockets."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+        threads = sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return state != "Z"
+    return state != "Z" or threads > 1
 
 
 def workers_of(pid: int) -> list[int]:
@@ -106,8 +107,8 @@ def ends_within(server: Server, seconds: float, sent: signal.Signals = signal.SI
 @contextlib.contextmanager
 def started(*arguments: str | Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """Run a server in its own process group, as from a terminal, and end it with the test."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "boltseal", "serve", *map(str, arguments)],
+    with BoltsealProcess(
+        ["serve", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -6,7 +6,6 @@ import contextlib
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from boltseal.server.storage.backup import COMPLETE
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from tests.boltseal_process import BoltsealProcess
 from tests.cli import program
 from tests.polling import wait_until
 from tests.server.serve.process import client_of, manifest, put
@@ -66,8 +66,8 @@ def pushing(server: Server) -> Iterator[Pushes]:
 
 def killed_when(reached: Callable[[], bool], *arguments: str | Path) -> int:
     """Run a command and kill it as soon as a state is reached. Return its exit code: it may be quicker."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "boltseal", *map(str, arguments)],
+    with BoltsealProcess(
+        arguments,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=program.clean_environment(None),

@@ -61,11 +61,14 @@ def listens(pid: int) -> bool:
 
 @contextlib.contextmanager
 def pinned(server: Server, pid: int) -> Iterator[httpx2.Client]:
-    """A client whose connection one chosen worker has accepted."""
+    """A client whose connection one chosen worker has accepted. What waits for a worker that was just killed is reset."""
     with contextlib.ExitStack() as clients:
         while True:
             client = clients.enter_context(client_of(server))
-            client.get("/v2/")
+            try:
+                client.get("/v2/")
+            except httpx2.NetworkError:
+                continue
             stream = client._transport._pool.connections[0]  # type: ignore[attr-defined]
             port = stream._connection._network_stream.get_extra_info("client_addr")[1]
             if worker_of(server, port) == pid:

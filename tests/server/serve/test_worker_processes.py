@@ -11,7 +11,7 @@ import sys
 
 COUNTS_LOOKUPS = """
 import sys, threading
-from boltseal.server.settings import ListenAddress
+from boltseal.server.listen_address import ListenAddress
 from boltseal.server.supervisor import call_when_listening
 
 lookups = []

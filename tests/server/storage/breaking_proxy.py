@@ -18,7 +18,8 @@ AT_ONCE: Final = 65536
 class BreakingProxy:
     """Relays connections to a port. `breaks`: None, "before" or "after" the next COMMIT reaches the server.
 
-    `refuses`: close new connections at once, as if the server could not be reached.
+    `statement`, `complete`: what a COMMIT and the answer to it look like; empty: every message, and any answer. `passes`: how many
+    of them pass before one is broken. `refuses`: close new connections at once, as if the server could not be reached.
     """
 
     def __init__(self, port: int) -> None:
@@ -26,6 +27,8 @@ class BreakingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.breaks: str | None = None
+        self.statement, self.complete = COMMIT, COMPLETE
+        self.passes = 0
         self.refuses = False
         self.refuses_after_break = False
         threading.Thread(target=self._accept, daemon=True).start()
@@ -54,9 +57,11 @@ class BreakingProxy:
                     data = source.recv(AT_ONCE)
                     if not data:
                         return
-                    if source is client and COMMIT in data and self.breaks is not None:
-                        self._break(server, data)
-                        return
+                    if source is client and self.statement in data and self.breaks is not None:
+                        if self.passes == 0:
+                            self._break(server, data)
+                            return
+                        self.passes -= 1
                     (server if source is client else client).sendall(data)
 
     def _break(self, server: socket.socket, data: bytes) -> None:
@@ -64,8 +69,8 @@ class BreakingProxy:
         self.refuses = self.refuses_after_break
         if when == "after":
             server.sendall(data)
-            answer = b""
-            while COMPLETE not in answer:
+            answer = server.recv(AT_ONCE)
+            while self.complete not in answer:
                 answer += server.recv(AT_ONCE)
 
 

@@ -15,11 +15,12 @@ from obstore.store import S3Store
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.server.storage.blobs.object_client import ObjectClient
+from boltseal.server.storage.blobs.object_failures import BLOBS
 from boltseal.server.storage.blobs.object_store import ObjectBlobs
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
 from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.storage.object_client import ObjectClient
 from tests.object_stores import now_us
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY
 
@@ -59,7 +60,7 @@ async def main(data: str, endpoint: str, prefix: str, uploads: str, size: str) -
     client = S3Store(BUCKET, prefix=prefix, config=config, client_options={"allow_http": True, "timeout": "120s"})  # type: ignore[arg-type]  # str keys
     folder = Path(data)
     database = open_database(folder / DATABASE_NAME, folder / GENERATION_NAME, now_us)
-    store = ObjectBlobs(database, ObjectClient(client), folder)
+    store = ObjectBlobs(database, ObjectClient(client, BLOBS), folder)
     await push(store, -1, 16 * 1024 * 1024)
     gc.collect()
     reset_highest()

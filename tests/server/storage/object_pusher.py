@@ -16,11 +16,12 @@ from obstore.store import S3Store
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.server.storage.blobs.object_client import ObjectClient
+from boltseal.server.storage.blobs.object_failures import BLOBS
 from boltseal.server.storage.blobs.object_store import ObjectBlobs
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
 from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.storage.object_client import ObjectClient
 from tests.object_stores import now_us
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY
 
@@ -70,7 +71,7 @@ async def main(data: str, endpoint: str, prefix: str, seed: str) -> None:
     )
     folder = Path(data)
     database = open_database(folder / DATABASE_NAME, folder / GENERATION_NAME, now_us)
-    store = ObjectBlobs(database, ObjectClient(client), folder)
+    store = ObjectBlobs(database, ObjectClient(client, BLOBS), folder)
     async with asyncio.TaskGroup() as group:
         for number in range(4):
             group.create_task(push_for_ever(store, random.Random(f"{seed}.{number}")))  # noqa: S311 - not for secrets

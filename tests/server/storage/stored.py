@@ -1,9 +1,9 @@
-"""Deletes stored bytes without the registry."""
+"""Looks at a blob store, and deletes bytes from it, without the registry."""
 
 from __future__ import annotations
 
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.blobs.protocol import BlobStore, DifferenceKind
 
 
 def remove(store: BlobStore, digest: Digest) -> None:
@@ -11,3 +11,9 @@ def remove(store: BlobStore, digest: Digest) -> None:
     stored = store.maintenance.look(digest)
     if stored is not None:
         assert store.maintenance.delete(stored)
+
+
+def strays(store: BlobStore) -> list[str]:
+    """Return the names in the store of what boltseal did not write."""
+    found = (each for page in store.maintenance.compare() for each in page.differences)
+    return [each.name for each in found if each.kind is DifferenceKind.FOREIGN]

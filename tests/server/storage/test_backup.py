@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import bcrypt
 import pytest
 
+from boltseal.server.commands.tag_purge import plan_purge, purge_image
 from boltseal.server.commands.users import put_user
 from boltseal.server.registry.recovery import accept_loss
 from boltseal.server.storage.backup import BackupFailed, BackupRefused, back_up, restore
 from boltseal.server.storage.metadata.migrate import FormatInvalid, prepare_data
+from boltseal.server.storage.metadata.move_fence import Fence, put_fence
 from boltseal.server.store_factory import examine_store, open_store
 from tests import images
 from tests.cli import program
+from tests.server.commands.moving import NOW_US, unseal_tag_of
 from tests.serving import serving, settings_of
-
-NOW_US = 1_795_500_000_000_000
+from tests.small_disk import small_disk
 
 
 def quiet(step: str, done: int, total: int) -> None:
@@ -77,6 +82,66 @@ async def test_a_second_backup_copies_only_what_is_new(tmp_path: Path) -> None:
     assert second.removed == 1
     assert (copy / "complete").exists()
     assert not stray.exists()
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("purged_at", [1, 2])
+async def test_an_image_that_is_purged_during_a_backup_is_not_in_it(
+    tmp_path: Path, purged_at: int, *, linked: bool
+) -> None:
+    """Bytes that were deleted after the database was copied are no loss: the backup is whole, and has what was not purged."""
+    data = tmp_path / "data"
+    kept = images.image("kept")
+    purged = next(
+        image
+        for image in (images.image(f"purged {n}") for n in itertools.count())
+        if max(blob.digest for blob in image.blobs) > max(blob.digest for blob in kept.blobs)
+    )
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", kept)
+        await images.push(registry.client, "shop/app", "2.0.0", purged)
+    steps = list[int]()
+
+    def purge(_: str, done: int, total: int) -> None:
+        steps.append(done)
+        if len(steps) == purged_at:
+            unseal_tag_of(settings_of(data), "localhost:5000/shop/app:2.0.0")
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(_purge, data, "localhost:5000/shop/app:2.0.0").result()
+
+    with nullcontext(tmp_path) if linked else small_disk(tmp_path / "disk", "size=16m") as disk:
+        made = back_up(data, disk / "copy", NOW_US, purge)
+        restored = restore(disk / "copy", tmp_path / "new", quiet)
+    examined = examine_store(settings_of(tmp_path / "new"), quiet, with_keys=False)
+
+    assert made.blobs == restored.blobs == len(kept.blobs)
+    assert not examined.findings
+
+
+def _purge(data: Path, reference: str) -> None:
+    purge_image(settings_of(data), reference, "a secret", plan_purge(settings_of(data), reference))
+
+
+@pytest.mark.files_only("a move from a data folder")
+@pytest.mark.parametrize(
+    ("state", "refused"), [("copying", None), ("moving", "is being moved"), ("moved", "was moved")]
+)
+def test_no_backup_is_made_of_a_folder_that_is_closed_for_a_move(
+    tmp_path: Path, state: str, refused: str | None
+) -> None:
+    """A restored copy would accept writes, and so continue the ledger beside the moved registry; while blobs are copied it is allowed."""
+    data = tmp_path / "data"
+    prepare_data(data)
+    put_fence(data, Fence("a move", "postgresql://host/name", "s3://bucket", state))
+    if refused is None:
+        back_up(data, tmp_path / "copy", NOW_US, quiet)
+        restore(tmp_path / "copy", tmp_path / "new", quiet)
+    else:
+        with pytest.raises(BackupRefused, match=refused):
+            back_up(data, tmp_path / "copy", NOW_US, quiet)
+
+    assert (tmp_path / "copy").exists() is (refused is None)
+    assert not (tmp_path / "new" / "moved").exists()
 
 
 async def test_a_backup_has_no_key_and_no_upload(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from boltseal.oci.reference import Repository
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import NoSpace, UploadBusy, UploadId, UploadKey
 from tests.server.storage import pusher
-from tests.server.storage.stored import remove
+from tests.server.storage.stored import remove, strays
 from tests.small_disk import small_disk
 from tests.soak.scale import IS_FULL
 
@@ -60,14 +60,14 @@ def test_a_killed_process_leaves_complete_blobs_or_none(tmp_path: Path) -> None:
         for blob in store.maintenance.walk()
         if Digest.of(content(store, blob.digest), blob.digest.algorithm) != blob.digest
     ]
-    strays, left = list(store.maintenance.strays()), list(store.upload_cleanup.abandoned(FAR_FUTURE_US))
+    foreign, left = strays(store), list(store.upload_cleanup.abandoned(FAR_FUTURE_US))
     discarded = [store.upload_cleanup.discard(upload, FAR_FUTURE_US) for upload in left]
     store.close()
 
     assert len(acknowledged) >= KILLS
     assert acknowledged.items() <= found.items()
     assert broken == []
-    assert strays == []
+    assert foreign == []
     assert all(discarded)
 
 

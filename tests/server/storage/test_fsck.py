@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
+from boltseal.errors import Invalid
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
@@ -19,9 +20,11 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.blobs.protocol import StoreBroken
+from boltseal.server.storage.blobs.protocol import StoreBroken, StoreUnanswered
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.fsck import Examined, FindingStatus, examine
+from boltseal.server.storage.fsck_content import MAX_UNANSWERED
+from boltseal.server.storage.fsck_position import FsckPosition
 from boltseal.server.storage.garbage_collection import correct_usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.sqlite import open_snapshot
@@ -174,13 +177,15 @@ async def test_damaged_bytes_are_found(shop: BareRegistry, look: Callable[[], Ex
             "its previous is 0",
         ),
         ("UPDATE entry SET line = replace(line, ',', ', ') WHERE idx = 2", "another spelling"),
-        ("UPDATE content SET raw = raw || ' '", "bytes are missing"),
+        ("UPDATE content SET raw = raw || ' '", "has a value of a wrong type (raw is text)"),
         ("UPDATE content SET raw = CAST(raw || ' ' AS BLOB)", "the bytes have digest"),
         ("UPDATE manifest SET size = 1", "the row says 1"),
         ("DELETE FROM content", "the manifest's bytes are missing"),
         ("DELETE FROM link WHERE kind = 'config'", "the links differ from the bytes"),
         ("DELETE FROM blob WHERE size = 9", "the sealed tag needs"),
         ("UPDATE ledger_head SET size = 2", "its head row says that 2"),
+        ("UPDATE ledger_head SET rules = CAST(x'80' AS TEXT)", "a text of the column 'rules' is not UTF-8"),
+        ("UPDATE tag SET changed_by = CAST(x'80' AS TEXT)", "a text of the column 'changed_by' is not UTF-8"),
     ],
 )
 async def test_each_change_in_the_database_is_found(
@@ -194,6 +199,44 @@ async def test_each_change_in_the_database_is_found(
     found = problems(look())
 
     assert any(says in problem for problem in found), found
+
+
+WRONG_VALUES = [
+    ("UPDATE tag SET digest = x'00ff' WHERE name = '1.4.2'", 'name "1.4.2" of the table tag', "(digest is blob)"),
+    ("UPDATE manifest SET size = 'many'", "of the table manifest", "(size is text)"),
+    ("UPDATE blob SET size = x'01' WHERE size = 9", "of the table blob", "(size is blob)"),
+    ("UPDATE entry SET time_us = 'then' WHERE idx = 2", 'the row with idx "2" of the table entry', "(time_us is text)"),
+    ("UPDATE ledger_head SET size = 'x'", "of the table ledger_head", "(size is text)"),
+    ("UPDATE repository SET name = x'ff'", "of the table repository", "(name is blob)"),
+    ("UPDATE link SET kind = x'ff'", "of the table link", "(kind is blob)"),
+    ("UPDATE usage SET size = 'x'", "of the table usage", "(size is text)"),
+]
+
+
+@pytest.mark.parametrize(("sql", "row", "value"), WRONG_VALUES)
+async def test_a_row_with_a_value_of_a_wrong_type_is_named_and_everything_else_is_checked(
+    shop: BareRegistry,
+    look: Callable[[], Examined],
+    by_hand: Callable[..., None],
+    tmp_path: Path,
+    sql: str,
+    row: str,
+    value: str,
+) -> None:
+    """The row is named with its key; another problem, in the files, is found as well, and the database is not changed."""
+    await publish(shop)
+    path = shop.blobs.path(LAYER)
+    assert path is not None
+    path.chmod(0o640)
+    path.write_bytes(b"lAyer one")
+    by_hand(sql)
+    before = (tmp_path / "data" / DATABASE_NAME).read_bytes()
+    found = problems(look())
+    wrong = [each for each in found if "has a value of a wrong type" in each]
+
+    assert any(row in each and value in each for each in wrong), found
+    assert any(str(LAYER) in each for each in found), found
+    assert (tmp_path / "data" / DATABASE_NAME).read_bytes() == before
 
 
 async def test_a_keep_of_days_is_compared_with_its_entry(
@@ -237,7 +280,7 @@ async def test_repositories_that_disagree_on_a_size_are_found(
 async def test_a_total_that_differs_from_its_rows_is_found(
     shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None], tmp_path: Path
 ) -> None:
-    """A total that differs from its rows is a finding, which `admin gc` corrects."""
+    """A total that differs from its rows is a finding, which `admin gc --full` corrects."""
     await publish(shop)
     before = problems(look())
     by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
@@ -432,6 +475,99 @@ async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: BareR
     assert examined.counts.blobs == 2
 
 
+async def test_a_killed_run_is_continued(shop: BareRegistry, tmp_path: Path) -> None:
+    """With a file for its position a run that was killed is continued, with what it had found; the file goes at the end."""
+    await publish(shop)
+    first, second = sorted(stored.digest for stored in shop.blobs.maintenance.walk())
+    path, read = tmp_path / "position", list[Digest]()
+    remove(shop.blobs, first)
+
+    class Killed:
+        """A store whose reader is killed at its second blob, the first time."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs.maintenance, name)
+
+        def scan(self, wanted: Digest) -> Iterator[bytes]:
+            read.append(wanted)
+            if len(read) == 1:
+                raise KeyboardInterrupt
+            return shop.blobs.maintenance.scan(wanted)
+
+    def run() -> Examined:
+        database = open_snapshot(tmp_path / "data" / DATABASE_NAME)
+        return examine(database, Killed(), position=FsckPosition(path, saved_every_bytes=1))  # type: ignore[arg-type]  # the rest by __getattr__
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    was_kept = path.exists()
+    examined = run()
+
+    assert was_kept
+    assert read == [second, second]
+    assert problems(examined) == [f"{first}: the blob's bytes are missing"]
+    assert examined.counts.blobs == 2
+    assert not path.exists()
+
+
+async def test_a_store_that_does_not_answer_is_asked_a_few_times(shop: BareRegistry, tmp_path: Path) -> None:
+    """Each request to a server that is down is retried for a while, so the rest is one finding; the position stays for later."""
+    for number in range(4):
+        await shop.push(await shop.image(f"image {number}"), f"1.{number}.0")
+    down, path, asked = [True], tmp_path / "position", list[Digest]()
+
+    class Down:
+        """A store whose server is down."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs.maintenance, name)
+
+        def look(self, wanted: Digest) -> StoredBlob | None:
+            asked.append(wanted)
+            if down[0]:
+                raise StoreUnanswered("the S3 server refuses connections")
+            return shop.blobs.maintenance.look(wanted)
+
+    def run() -> Examined:
+        database = open_snapshot(tmp_path / "data" / DATABASE_NAME)
+        return examine(database, Down(), position=FsckPosition(path, saved_every_bytes=1))  # type: ignore[arg-type]  # the rest by __getattr__
+
+    examined, tries = run(), len(asked)
+    down[0] = False
+    again = run()
+
+    assert tries == MAX_UNANSWERED
+    assert examined.outcome is FindingStatus.UNKNOWN
+    assert len(examined.findings) == MAX_UNANSWERED + 1
+    assert "could not check the other blobs: the store does not answer" in examined.findings[-1].problem
+    assert again.outcome is FindingStatus.HOLDS
+    assert again.counts.blobs > MAX_UNANSWERED
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no JSON", "it is not JSON"),
+        ("[]", "a field is missing"),
+        ('{"schema": "boltseal.fsck-position/9", "step": "blobs"}', "boltseal.fsck-position/9"),
+        ('{"schema": "boltseal.fsck-position/1", "step": "blobs", "registry": "other"}', "of the registry other"),
+    ],
+)
+async def test_the_position_of_another_check_is_refused(
+    shop: BareRegistry, tmp_path: Path, content: str, message: str
+) -> None:
+    """A file that is not the position of a check of this registry is refused with the reason, and left as it is."""
+    await publish(shop)
+    path = tmp_path / "position"
+    path.write_text(content, encoding="utf-8")
+    database = open_snapshot(tmp_path / "data" / DATABASE_NAME)
+    with pytest.raises(Invalid, match=message):
+        examine(database, shop.blobs.maintenance, position=FsckPosition(path, saved_every_bytes=1))
+
+    assert path.read_text(encoding="utf-8") == content
+
+
 async def test_a_folder_that_can_not_be_read_is_unknown(shop: BareRegistry, tmp_path: Path) -> None:
     """If a blob folder can't be listed, unreferenced files are unknown."""
     await publish(shop)
@@ -442,7 +578,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: BareRegistry, tmp_
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs.maintenance, name)
 
-        def walk(self) -> Iterator[StoredBlob]:
+        def walk(self, _after: str = "") -> Iterator[StoredBlob]:
             raise StoreBroken("a folder of the store can't be read (Permission denied)")
 
     examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Closed())  # type: ignore[arg-type]  # the rest by __getattr__
@@ -538,7 +674,11 @@ async def test_progress_is_reported_within_a_big_blob(
     path.parent.mkdir(exist_ok=True)
     path.touch()
     os.truncate(path, size)
-    by_hand("INSERT INTO blob SELECT repository_id, ?, ?, added_us, NULL FROM blob", str(digest), size)
+    by_hand(
+        "INSERT INTO blob (repository_id, digest, size, added_us) SELECT repository_id, ?, ?, added_us FROM blob",
+        str(digest),
+        size,
+    )
     reported: list[tuple[str, int, int]] = []
     examined = examine(
         open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs.maintenance, lambda *step: reported.append(step)

@@ -11,6 +11,9 @@ import pytest
 
 from boltseal.events import QuotaLow, cloud_event
 from boltseal.notify.outbox import LogCursor, Posting
+from boltseal.policy.token_scope import DEFAULT_TERMS, parse_scope
+from boltseal.server.auth.actor import Actor
+from boltseal.server.auth.api_tokens import OwnerKind, TokenRequest, add_token
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.storage.blobs.protocol import UploadKey
 from boltseal.server.storage.fsck import examine
@@ -125,6 +128,21 @@ async def test_an_invalid_user_row_is_a_finding(
 
     assert before == []
     assert findings() == ['users: user "ci" has no encrypted password hash']
+
+
+async def test_an_invalid_token_row_is_a_finding(
+    shop: BareRegistry, tmp_path: Path, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+) -> None:
+    """A token whose stored code can't be one is a finding; it could not be used."""
+    asked = TokenRequest("robot", parse_scope(["**"], ["pull"]))
+    made = await shop.database.write(
+        lambda tx: add_token(tx, UserKey(tmp_path), asked, OwnerKind.SERVICE, DEFAULT_TERMS, Actor("boss"))
+    )
+    before = findings()
+    by_hand("UPDATE api_token SET mac = 'secret'")
+
+    assert before == []
+    assert findings() == [f"API token {made.row.id}: it can't be used: its code, its kind or its times are invalid"]
 
 
 async def test_an_unfinished_purge_without_a_digest_is_a_finding(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
+from collections import Counter
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,15 +20,31 @@ import pytest
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.server.auth.actor import ANONYMOUS, Actor
+from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.pulls import BlobUnknown
+from boltseal.server.registry.store_gauges import StoreGauges
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken, UploadKey
-from boltseal.server.storage.garbage_collection import GarbageItem, collect
-from boltseal.server.storage.metadata import upload_table
+from boltseal.server.storage.full_collection import FullCollection
+from boltseal.server.storage.garbage_collection import (
+    FAILED,
+    FAILURES_IN_A_ROW,
+    HIDDEN,
+    HIDDEN_BLOB,
+    REPOSITORY_BLOB,
+    UNUSED,
+    GarbageItem,
+    collect,
+)
+from boltseal.server.storage.metadata import blob_reviews, full_collection_table, upload_table
+from boltseal.server.storage.metadata.full_collection_table import FullCollectionRow
+from boltseal.server.storage.metadata.hidden_blobs import HIDDEN_FOR_US
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
-from tests.bare_registry import DAY_US, SHOP, once
+from boltseal.server.storage.metadata.protocol import BlobFound
+from tests.bare_registry import DAY_US, HOUR_US, SHOP, once
 from tests.fakes.disk import FailingDisk
 from tests.server.storage.stored import remove
 
@@ -35,7 +56,6 @@ if TYPE_CHECKING:
     from boltseal.server.storage.metadata.protocol import Job
     from tests.bare_registry import BareRegistry, Opener
 
-HOUR_US = DAY_US // 24
 OTHER = Repository("shop/other")
 
 
@@ -47,14 +67,20 @@ def age(shop: BareRegistry, data: bytes, hours: int) -> None:
     os.utime(path, (then, then))
 
 
-def run(shop: BareRegistry, *, dry_run: bool = False) -> list[GarbageItem]:
-    return list(
-        collect(shop.database, shop.blobs.maintenance, shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=dry_run)
+def run(shop: BareRegistry, *, dry_run: bool = False, full: bool = False) -> list[GarbageItem]:
+    now_us, found = shop.clock.now_us, list[GarbageItem]()
+    if full:
+        comparison = FullCollection(shop.database, shop.blobs.maintenance, shop.blobs.upkeep, now_us)
+        found += comparison.find_all(dry_run=dry_run)
+    if full and dry_run:
+        return found
+    return found + list(
+        collect(shop.database, shop.blobs.maintenance, shop.blobs.upload_cleanup, now_us, dry_run=dry_run)
     )
 
 
-async def in_thread(shop: BareRegistry, *, dry_run: bool = False) -> list[GarbageItem]:
-    return await asyncio.to_thread(lambda: run(shop, dry_run=dry_run))
+async def in_thread(shop: BareRegistry, *, dry_run: bool = False, full: bool = False) -> list[GarbageItem]:
+    return await asyncio.to_thread(lambda: run(shop, dry_run=dry_run, full=full))
 
 
 async def test_referenced_bytes_stay_whatever_their_age(shop: BareRegistry) -> None:
@@ -76,9 +102,10 @@ async def test_unreferenced_bytes_are_deleted_after_a_day(shop: BareRegistry) ->
     planned = await in_thread(shop, dry_run=True)
     there = shop.blobs.maintenance.look(Digest.of(b"goes"))
     gone = await in_thread(shop)
+    reason = "no repository has referred to it for 2 h"
 
     assert soon == []
-    assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository refers to it since 2 h")]
+    assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, reason)]
     assert there
     assert shop.blobs.maintenance.look(Digest.of(b"goes")) is None
     assert await in_thread(shop) == []
@@ -126,7 +153,7 @@ async def test_purges_beside_pushes_of_the_same_bytes_lose_nothing(shop: BareReg
     for turn in range(60):
         shop.clock.now_us += 1
         await asyncio.gather(*(push(), purge()) if turn % 2 else (purge(), push()))
-        if await shop.database.lookups.content.blob_size(SHOP, str(digest)) is not None:
+        if await shop.database.lookups.content.blob(SHOP, str(digest)) is not None:
             assert shop.blobs.maintenance.look(digest) is not None
 
     assert acknowledged > 0
@@ -158,12 +185,13 @@ async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
 
-async def test_a_paused_gc_does_not_hide_a_purge(shop: BareRegistry, tmp_path: Path) -> None:
+async def test_a_paused_gc_does_not_hide_a_purge(shop: BareRegistry) -> None:
     """A gc that is paused between two items, as by a pager, does not forget a purge that happened meanwhile."""
     digest = Digest.of(b"raced")
     await shop.blob(b"raced")
     age(shop, b"raced", 25)
-    change(tmp_path, "DELETE FROM blob")
+    await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+    shop.clock.now_us += 2 * HOUR_US
     collecting = collect(
         shop.database, shop.blobs.maintenance, shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=False
     )
@@ -248,8 +276,8 @@ async def test_rows_of_uploads_follow_their_bytes(shop: BareRegistry, tmp_path: 
     assert shop.database.read_and_wait(upload_table.all_uploads) == []
 
 
-async def test_bytes_that_were_pushed_again_since_the_walk_stay(shop: BareRegistry) -> None:
-    """Bytes that were pushed again between walk and decision are new and stay."""
+async def test_bytes_that_were_pushed_again_since_the_look_stay(shop: BareRegistry) -> None:
+    """Bytes that were pushed again between the look at them and the decision are new and stay."""
     digest = Digest.of(b"again")
     await shop.blob(b"again")
     await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
@@ -257,14 +285,15 @@ async def test_bytes_that_were_pushed_again_since_the_walk_stay(shop: BareRegist
     shop.clock.now_us += 2 * HOUR_US
 
     class PushedAgain:
-        """A store to which the blob is pushed again right after the walk."""
+        """A store to which the blob is pushed again right after it was looked at."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs.maintenance, name)
 
-        def walk(self) -> Iterator[StoredBlob]:
-            yield from shop.blobs.maintenance.walk()
+        def look(self, digest: Digest, *, by_row: bool = False) -> StoredBlob | None:
+            found = shop.blobs.maintenance.look(digest, by_row=by_row)
             age(shop, b"again", 0)
+            return found
 
     items = await asyncio.to_thread(
         lambda: list(collect(shop.database, PushedAgain(), shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=False))  # type: ignore[arg-type]  # the rest by __getattr__
@@ -275,12 +304,17 @@ async def test_bytes_that_were_pushed_again_since_the_walk_stay(shop: BareRegist
 
 
 async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: BareRegistry, tmp_path: Path) -> None:
-    """Bytes of a push that ended before its row are deleted after a day."""
+    """Bytes of a push that was killed before its row are in no queue: a full collection deletes them after a day."""
     await shop.blob(b"refused")
     age(shop, b"refused", 25)
     change(tmp_path, "DELETE FROM blob")
-    gone = await in_thread(shop)
+    change(tmp_path, "DELETE FROM blob_review")
+    by_queue = await in_thread(shop)
+    planned = await in_thread(shop, full=True, dry_run=True)
+    gone = await in_thread(shop, full=True)
 
+    assert by_queue == []
+    assert planned == gone
     assert [item.reason for item in gone] == ["no repository ever referred to it, and it was stored 25 h ago"]
 
 
@@ -291,8 +325,8 @@ async def test_unreferenced_manifest_bytes_are_deleted(shop: BareRegistry, tmp_p
     await shop.push(lost, Digest.of(lost))
     change(tmp_path, "DELETE FROM link WHERE parent = ?", str(Digest.of(lost)))
     change(tmp_path, "DELETE FROM manifest WHERE digest = ?", str(Digest.of(lost)))
-    planned = await in_thread(shop, dry_run=True)
-    gone = await in_thread(shop)
+    planned = await in_thread(shop, dry_run=True, full=True)
+    gone = await in_thread(shop, full=True)
 
     assert planned == gone == [GarbageItem("manifest", str(Digest.of(lost)), len(lost), "no repository refers to it")]
     assert await in_thread(shop) == []
@@ -313,30 +347,62 @@ async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: BareRegistry
     assert shop.blobs.maintenance.look(Digest.of(b"goes")) is not None
 
 
-async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_shop: Opener, tmp_path: Path) -> None:
-    """If the third unlink fails, two items are reported, the error is raised, and the next run deletes the rest."""
-    shop = open_shop()
-    for number in range(5):
-        await shop.blob(f"{number}".encode())
-        await shop.registry.deletes.blob(SHOP, Digest.of(f"{number}".encode()), ANONYMOUS)
-        age(shop, f"{number}".encode(), 48)
-    shop.clock.now_us += 2 * HOUR_US
-    disk = FailingDisk()
+async def test_a_blob_that_cannot_be_deleted_does_not_keep_the_others(open_shop: Opener, tmp_path: Path) -> None:
+    """If the third unlink fails, that blob is reported with the reason and tried again an hour later; all others are deleted."""
+    shop, disk = await with_released_blobs(open_shop, 5), FailingDisk()
     disk.fail("unlink", errno.EIO, skip=2)
-    blobs = LocalBlobs(tmp_path / "data", disk=disk)
-    reported: list[GarbageItem] = []
+    first = await collect_from(shop, tmp_path, disk)
+    left = shop.database.read_and_wait(blob_reviews.failed)
+    metric = [each.values for each in StoreGauges(tmp_path / "data", shop.database)._undeleted_blobs()]
+    at_once = await in_thread(shop)
+    shop.clock.now_us += HOUR_US
+    again = await in_thread(shop)
 
-    def run_until_it_fails() -> None:
-        for item in collect(shop.database, blobs.maintenance, blobs.upload_cleanup, shop.clock.now_us, dry_run=False):
-            reported.append(item)  # noqa: PERF402  # items reported before the error are compared
-
-    with pytest.raises(StoreBroken, match="can't be deleted"):
-        await asyncio.to_thread(run_until_it_fails)
-    blobs.close()
-    rest = await in_thread(shop)
-
-    assert (len(reported), len(rest)) == (2, 3)
+    assert Counter(item.what for item in first) == {"blob": 4, FAILED: 1}
+    assert [(each.digest, "can't be deleted" in each.problem) for each in left] == [(again[0].name, True)]
+    assert metric == [{"": 1}]
+    assert at_once == []
+    assert [item.what for item in again] == ["blob"]
     assert not list(shop.blobs.maintenance.walk())
+    assert shop.database.read_and_wait(blob_reviews.failed) == []
+
+
+async def test_a_store_that_fails_for_everything_ends_the_run(open_shop: Opener, tmp_path: Path) -> None:
+    """A run ends with the store's error after some failures in a row; the next one begins with the blobs that were not tried."""
+    number = FAILURES_IN_A_ROW + 5
+    shop, disk = await with_released_blobs(open_shop, number), FailingDisk()
+    disk.fail("unlink", errno.EIO, times=FAILURES_IN_A_ROW)
+    with pytest.raises(StoreBroken, match="can't be deleted"):
+        await collect_from(shop, tmp_path, disk)
+    shop.clock.now_us += 2 * HOUR_US
+    left = {each.digest for each in shop.database.read_and_wait(blob_reviews.failed)}
+    rest = [item.name for item in await in_thread(shop)]
+
+    assert len(left) == FAILURES_IN_A_ROW
+    assert set(rest[5:]) == left
+    assert len(rest) == number
+
+
+async def with_released_blobs(open_shop: Opener, number: int) -> BareRegistry:
+    """Return a registry with so many blobs whose bytes are to be deleted now."""
+    shop = open_shop()
+    for each in range(number):
+        await shop.blob(f"{each}".encode())
+        await shop.registry.deletes.blob(SHOP, Digest.of(f"{each}".encode()), ANONYMOUS)
+        age(shop, f"{each}".encode(), 48)
+    shop.clock.now_us += 2 * HOUR_US
+    return shop
+
+
+async def collect_from(shop: BareRegistry, tmp_path: Path, disk: FailingDisk) -> list[GarbageItem]:
+    """Collect with a disk that fails."""
+    blobs = LocalBlobs(tmp_path / "data", disk=disk)
+    now_us = shop.clock.now_us
+    run = partial(collect, shop.database, blobs.maintenance, blobs.upload_cleanup, now_us, dry_run=False)
+    try:
+        return await asyncio.to_thread(lambda: list(run()))
+    finally:
+        blobs.close()
 
 
 async def test_records_of_released_blobs_are_deleted(shop: BareRegistry, tmp_path: Path) -> None:
@@ -348,10 +414,169 @@ async def test_records_of_released_blobs_are_deleted(shop: BareRegistry, tmp_pat
     await shop.blob(b"returned")
     shop.clock.now_us += 2 * HOUR_US
     await in_thread(shop)
-    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
-        left = connection.execute("SELECT digest FROM released").fetchall()
+    soon = notes(tmp_path)
+    shop.clock.now_us += 31 * DAY_US
+    await in_thread(shop)
 
-    assert left == [(str(Digest.of(b"waiting")),)]
+    assert soon == {str(Digest.of(data)) for data in (b"purged", b"waiting")}
+    assert str(Digest.of(b"purged")) not in notes(tmp_path)
+
+
+def notes(tmp_path: Path) -> set[str]:
+    """Return the blobs of which is recorded when their last row was removed."""
+    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
+        return {row[0] for row in connection.execute("SELECT digest FROM released")}
+
+
+# What images leave
+
+
+async def test_layers_of_a_deleted_image_are_deleted(shop: BareRegistry) -> None:
+    """A day after an image was deleted the blobs that no other image needs are hidden, then leave the repository, then their bytes go."""
+    one, other = await shop.image("one"), await shop.image("other")
+    shared = json.loads(other)
+    shared["layers"] += json.loads(one)["layers"]
+    other = json.dumps(shared).encode()
+    for body in (one, other):
+        await shop.push(body, Digest.of(body))
+    for name in (b'{"salt":"one"}', b"layer one"):
+        age(shop, name, 48)
+    shop.clock.now_us += 2 * DAY_US
+    nothing = await in_thread(shop)
+    await shop.registry.deletes.manifest(SHOP, Digest.of(one), UNCONDITIONAL, ANONYMOUS)
+    shop.clock.now_us += DAY_US - 1
+    early = await in_thread(shop)
+    shop.clock.now_us += 1
+    planned = [await in_thread(shop, dry_run=True)]
+    hidden = await in_thread(shop)
+    shop.clock.now_us += HIDDEN_FOR_US - 1
+    early += await in_thread(shop)
+    shop.clock.now_us += 1
+    planned.append(await in_thread(shop, dry_run=True))
+    rows = await in_thread(shop)
+    shop.clock.now_us += HOUR_US
+    gone = await in_thread(shop)
+
+    config = Digest.of(b'{"salt":"one"}')
+    assert nothing == early == []
+    assert planned == [hidden, rows]
+    assert hidden == [GarbageItem(HIDDEN_BLOB, f"{SHOP}@{config}", 14, HIDDEN)]
+    assert rows == [GarbageItem(REPOSITORY_BLOB, f"{SHOP}@{config}", 14, UNUSED)]
+    assert [(item.what, item.name) for item in gone] == [("blob", str(config))]
+    assert shop.blobs.maintenance.look(Digest.of(b"layer one")) is not None  # the other image needs it
+
+
+async def test_a_blob_that_was_only_a_subject_is_deleted(shop: BareRegistry) -> None:
+    """A blob to which a manifest referred in another way than as config or layer is reviewed after that manifest was deleted, too."""
+    body = await shop.image("one", subject=await shop.blob(b"subject"))
+    await shop.push(body, Digest.of(body))
+    shop.clock.now_us += 2 * DAY_US
+    nothing = await in_thread(shop)
+    await shop.registry.deletes.manifest(SHOP, Digest.of(body), UNCONDITIONAL, ANONYMOUS)
+    shop.clock.now_us += DAY_US
+    hidden = await in_thread(shop)
+
+    assert nothing == []
+    assert f"{SHOP}@{Digest.of(b'subject')}" in [item.name for item in hidden]
+
+
+async def test_blobs_of_a_push_without_a_manifest_are_deleted(shop: BareRegistry) -> None:
+    """Blobs whose manifest never came are deleted after a day; a mount or another push of them begins the day anew."""
+    for name in (b"left", b"mounted"):
+        await shop.blob(name)
+        age(shop, name, 48)
+    shop.clock.now_us += DAY_US - 1
+    await shop.registry.uploads.mount(OTHER, Digest.of(b"mounted"), SHOP, may_read=lambda _: True)
+    shop.clock.now_us += HOUR_US
+    hidden = await in_thread(shop)
+    shop.clock.now_us += 2 * HOUR_US
+    rows = await in_thread(shop)
+    shop.clock.now_us += 2 * HOUR_US
+    gone = await in_thread(shop)
+
+    assert [item.what for item in hidden] == [HIDDEN_BLOB] * 2
+    assert {item.name for item in rows} == {f"{SHOP}@{Digest.of(name)}" for name in (b"left", b"mounted")}
+    assert [item.name for item in gone] == [str(Digest.of(b"left"))]
+    assert await shop.database.lookups.content.blob(OTHER, str(Digest.of(b"mounted"))) == BlobFound(7, hidden=False)
+
+
+async def test_a_manifest_that_comes_before_the_review_keeps_its_blobs(shop: BareRegistry) -> None:
+    """A blob to which a manifest of the repository refers stays, and what the mirror fetched is left to its retention."""
+    await shop.push(await shop.image("kept"), "1.0.0")
+    digest = Digest.of(b"of a mirror")
+    mirror = Actor(f"{MIRROR_ACTOR}hub")
+    await shop.blob(b"of a mirror")
+    await shop.registry.uploads.add_blob(OTHER, digest, 11, mirror)
+    shop.clock.now_us += 3 * DAY_US
+    rows = await in_thread(shop, full=True)
+
+    assert [item.name for item in rows if item.what == HIDDEN_BLOB] == [f"{SHOP}@{digest}"]
+    assert await shop.database.lookups.content.blob(OTHER, str(digest)) == BlobFound(11, hidden=False)
+
+
+@pytest.mark.slow
+async def test_a_collection_that_is_killed_is_done_by_the_next(shop: BareRegistry, tmp_path: Path) -> None:
+    """`admin gc --full` that is killed (kill -9) after ten items leaves the rest to the next run, which ends it."""
+    await shop.push(await shop.image("kept"), "1.0.0")
+    left = [f"left {number}".encode() for number in range(40)]
+    for name in left:
+        await shop.blob(name)
+        age(shop, name, 24 * 365)
+    change(tmp_path, "DELETE FROM blob WHERE size < 8")
+    change(tmp_path, "DELETE FROM blob_review")
+    command = [sys.executable, "-m", "boltseal", "admin", "gc", "--full", "--yes", "--data", str(tmp_path / "data")]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    first = await asyncio.to_thread(lines_before_kill, command, environment, 10)
+    there = [name for name in left if shop.blobs.maintenance.look(Digest.of(name)) is not None]
+    change(tmp_path, "UPDATE released SET released_us = 0")  # the rest of the batch would be deleted an hour later
+    ended = await asyncio.to_thread(partial(subprocess.run, command, env=environment, check=False))
+
+    assert all(line.startswith("blob sha256:") for line in first)
+    assert ended.returncode == 0
+    assert 0 < len(there) <= 30
+    assert {each.digest for each in shop.blobs.maintenance.walk()} == {
+        Digest.of(b'{"salt":"kept"}'),
+        Digest.of(b"layer kept"),
+    }
+
+
+def lines_before_kill(command: list[str], environment: dict[str, str], number: int) -> list[str]:
+    """Run a command until it has printed so many lines, kill it, and return them."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(number)]
+        process.kill()
+    return lines
+
+
+async def test_a_full_collection_continues_where_it_was_killed(shop: BareRegistry) -> None:
+    """A run that ends in the middle is continued at its last page; after a day it begins again."""
+    seen: list[str] = []
+
+    class Noting:
+        """Maintenance that notes from where on it is walked through."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs.maintenance, name)
+
+        def walk(self, after: str = "") -> Iterator[StoredBlob]:
+            seen.append(after)
+            return shop.blobs.maintenance.walk(after)
+
+    def full(now_us: int) -> None:
+        list(FullCollection(shop.database, Noting(), None, now_us).find_all(dry_run=False))  # type: ignore[arg-type]  # the rest by __getattr__
+
+    await shop.blob(b"one")
+    digest = str(Digest.of(b"one"))
+    killed = FullCollectionRow("blobs", digest, shop.clock.now_us)
+    await shop.database.write(lambda tx: full_collection_table.put(tx, killed))
+    await asyncio.to_thread(full, shop.clock.now_us + HOUR_US)
+    ended = await shop.database.read(full_collection_table.find)
+    await shop.database.write(lambda tx: full_collection_table.put(tx, killed))
+    await asyncio.to_thread(full, shop.clock.now_us + DAY_US)
+
+    assert seen == [digest, ""]
+    assert ended is None
 
 
 def change(tmp_path: Path, sql: str, *values: object) -> None:

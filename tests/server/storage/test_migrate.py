@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from boltseal.server.storage.metadata.migrate import (
@@ -22,6 +23,7 @@ from boltseal.server.storage.metadata.migrate import (
     refuse_foreign_folder,
 )
 from boltseal.server.storage.metadata.schema import METADATA
+from boltseal.server.storage.metadata.schema_support import OLDEST_SERVER, Change
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +52,18 @@ def test_a_new_database_equals_one_that_went_through_every_migration(tmp_path: P
 
     assert schema_of(tmp_path / "made.db") == schema_of(tmp_path / "migrated.db")
     assert schema_of(tmp_path / "made.db")
+
+
+def test_each_migration_says_whether_older_servers_survive_it() -> None:
+    """Every revision expands or contracts, and `OLDEST_SERVER` is the last one that contracts."""
+    config = Config()
+    config.set_main_option("script_location", "boltseal.server.storage.metadata:migrations")
+    revisions = {each.revision: each.module.change for each in ScriptDirectory.from_config(config).walk_revisions()}
+    contracting = [revision for revision, change in revisions.items() if change is Change.CONTRACTS]
+
+    assert set(revisions.values()) <= set(Change)
+    assert max(contracting) == OLDEST_SERVER
+    assert max(revisions) == HEAD_REVISION
 
 
 def test_a_prepared_folder_is_recognised_and_left_as_it_is(tmp_path: Path) -> None:

@@ -10,24 +10,22 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
-from boltseal.ledger.tiles import BundleId, TileId
+from boltseal.errors import Denied
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.blobs.object_spool import SpoolFull
-from boltseal.server.storage.blobs.object_upkeep import ObjectUpkeep
-from boltseal.server.storage.blobs.object_upload import ObjectUploadWriter
 from boltseal.server.storage.blobs.protocol import (
     BlobAbsent,
     StoreBroken,
     UploadBusy,
     UploadKey,
     UploadUnknown,
-    UploadWriter,
 )
-from boltseal.server.storage.metadata import blob_keys, upload_progress
+from boltseal.server.storage.metadata import upload_progress
+from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.upload_progress import WRITER_FOR_US
-from boltseal.server.storage.object_tiles import ObjectTiles
 from tests.object_stores import ObjectStore, now_us, object_store
 from tests.ports import free_port
+from tests.server.storage.objects import content_of, in_three_requests, keys_in, named, upkeep
 from tests.server.storage.sessions import begin, finish, patch, push
 from tests.serving import Clock
 from tests.storage_servers import SECRET_KEY, ObjectServer
@@ -50,45 +48,6 @@ def other(object_server: ObjectServer, store: ObjectStore, tmp_path: Path) -> It
         yield opened
 
 
-def keys_in(store: ObjectStore, prefix: str = "") -> list[str]:
-    """Return the keys of the objects that are really there."""
-    return sorted(each["path"] for page in obstore.list(store.bucket, prefix) for each in page)
-
-
-def upkeep(store: ObjectStore) -> ObjectUpkeep:
-    """Return the background work of the store."""
-    assert isinstance(store.blobs.upkeep, ObjectUpkeep)
-    return store.blobs.upkeep
-
-
-def named(store: ObjectStore, digest: Digest) -> list[str]:
-    """Return the keys that the row of a blob names."""
-    return [part.key for part in store.database.read_and_wait(lambda tx: blob_keys.keys_of(tx, str(digest)))]
-
-
-def key_of(writer: UploadWriter) -> str:
-    """Return the key of the object that a request will write."""
-    assert isinstance(writer, ObjectUploadWriter)
-    return writer.writer
-
-
-async def content_of(store: ObjectStore, digest: Digest) -> bytes:
-    """Return all bytes of a blob."""
-    stored = await store.blobs.stat(digest)
-    assert stored is not None
-    return b"".join([piece async for piece in store.blobs.read(digest, 0, stored.size)])
-
-
-async def in_three_requests(store: ObjectStore) -> Digest:
-    """Push a blob in three requests."""
-    key = await begin(store.blobs)
-    await patch(store.blobs, key, b"one ")
-    await patch(store.blobs, key, b"two ")
-    digest = Digest.of(b"one two three")
-    await finish(store.blobs, key, b"three", digest)
-    return digest
-
-
 # What is in the bucket
 
 
@@ -102,6 +61,33 @@ async def test_a_blob_is_one_object_under_a_random_key(store: ObjectStore) -> No
     assert first != named(store, digest)
     assert digest.hex not in first[0]
     assert set(named(store, digest)) <= set(keys_in(store, "blobs/"))
+
+
+async def test_rows_that_are_refused_undo_the_commit_of_their_blob(store: ObjectStore) -> None:
+    """If a quota refuses the row of a blob, there is no blob, and the session continues after its last acknowledgement."""
+    key, digest = await begin(store.blobs), Digest.of(b"acknowledged and last")
+    await patch(store.blobs, key, b"acknowledged ")
+
+    def refuse(_: UnitOfWork) -> None:
+        raise Denied("over the quota")
+
+    async with store.blobs.uploads.open_upload(key, digest) as writer:
+        await writer.write(b"and last")
+        with pytest.raises(Denied):
+            await writer.commit(digest, record=refuse)
+        refused = writer.recorded
+    stored, size = await store.blobs.stat(digest), await store.blobs.uploads.upload_size(key)
+    recorded = list[int]()
+    async with store.blobs.uploads.open_upload(key, digest) as writer:
+        await writer.write(b"and last")
+        await writer.commit(digest, record=lambda tx: recorded.append(tx.now_us))
+    upkeep(store).delete_dead(now_us() + 2 * DAY_US)
+
+    assert (refused, stored, size) == (False, None, len(b"acknowledged "))
+    assert (writer.recorded, len(recorded)) == (True, 1)
+    assert await content_of(store, digest) == b"acknowledged and last"
+    assert len(keys_in(store, "blobs/")) == 2
+    assert len(keys_in(store, "index/")) == 1
 
 
 async def test_a_large_blob_is_one_object(store: ObjectStore) -> None:
@@ -236,89 +222,6 @@ async def test_a_process_that_ended_gives_its_session_back_after_some_seconds(
             assert writer.offset == 0
 
 
-# Deletion
-
-
-async def test_a_deleted_blob_leaves_no_object(store: ObjectStore) -> None:
-    """Deleting a blob deletes its objects and its index object."""
-    digest = await in_three_requests(store)
-    stored = await store.blobs.stat(digest)
-    assert stored is not None
-    deleted = await store.blobs.delete(stored)
-
-    assert deleted
-    assert keys_in(store) == []
-
-
-async def test_the_objects_of_a_replaced_blob_are_deleted_after_an_hour(store: ObjectStore) -> None:
-    """A push of a stored blob replaces its objects; readers that have begun have an hour before the old ones are deleted."""
-    digest = await push(store.blobs, b"layer")
-    (before,) = named(store, digest)
-    await push(store.blobs, b"layer")
-    early = upkeep(store).delete_dead(now_us())
-    there = before in keys_in(store)
-    late = upkeep(store).delete_dead(now_us() + 2 * 3600 * 1_000_000)
-
-    assert (early, there, late) == (0, True, 2)  # the object, and its index object
-    assert before not in keys_in(store)
-    assert await content_of(store, digest) == b"layer"
-
-
-async def test_the_objects_of_a_cancelled_session_are_deleted(store: ObjectStore) -> None:
-    """The objects of a session that its client cancelled are deleted by the background work."""
-    key = await begin(store.blobs)
-    await patch(store.blobs, key, b"never finished")
-    await store.blobs.uploads.cancel_upload(key)
-    upkeep(store).delete_dead(now_us() + 2 * 3600 * 1_000_000)
-
-    assert keys_in(store) == []
-
-
-async def test_an_object_that_no_row_names_is_deleted_after_a_day(store: ObjectStore) -> None:
-    """An object that a killed request left is deleted a day later, and no object that a blob or a session names."""
-    digest = await in_three_requests(store)
-    key = await begin(store.blobs)
-    await patch(store.blobs, key, b"open")
-    wanted = keys_in(store)
-    obstore.put(store.bucket, f"blobs/{'0' * 32}", b"left by a killed request")
-    obstore.put(store.bucket, f"index/sha256/{digest.hex}/{'0' * 32}", b"{}")
-    early = upkeep(store).delete_unnamed(now_us())
-    late = upkeep(store).delete_unnamed(now_us() + 2 * DAY_US)
-
-    assert (early, late) == (0, 2)
-    assert keys_in(store) == wanted
-
-
-async def test_an_object_whose_request_still_runs_is_not_deleted(store: ObjectStore) -> None:
-    """The object that a running request has written, and that its session does not name yet, is no unnamed object."""
-    key = await begin(store.blobs)
-    async with store.blobs.uploads.open_upload(key) as writer:
-        obstore.put(store.bucket, key_of(writer), b"written a day ago")
-        deleted = upkeep(store).delete_unnamed(now_us() + DAY_US + 1_000_000)
-
-        assert deleted == 0
-        assert keys_in(store) == [key_of(writer)]
-
-
-async def test_a_request_that_was_stopped_for_a_day_can_not_name_a_deleted_object(
-    object_server: ObjectServer, tmp_path: Path
-) -> None:
-    """When a request goes on after its object was deleted as unnamed, the session refuses it."""
-    clock = Clock(now_us())
-    with object_store(object_server, tmp_path / "data", clock=clock) as store:
-        key = await begin(store.blobs)
-        async with store.blobs.uploads.open_upload(key) as stopped:
-            await stopped.write(b"stopped")
-            obstore.put(store.bucket, key_of(stopped), b"stopped")
-            clock.now_us += 3 * DAY_US
-            deleted = upkeep(store).delete_unnamed(clock.now_us)
-            with pytest.raises(UploadBusy):
-                await stopped.flush()
-
-        assert deleted == 1
-        assert await store.blobs.uploads.upload_size(key) == 0
-
-
 # Joining
 
 
@@ -414,16 +317,3 @@ async def test_an_error_names_no_address_and_no_key(object_server: ObjectServer,
     assert "127.0.0.1" not in texts
     assert "blobs/" not in texts
     assert trouble is not None
-
-
-@pytest.mark.parametrize("log", ["ledger", "observations"])
-async def test_the_objects_of_a_log_are_no_foreign_objects(store: ObjectStore, log: str) -> None:
-    """Fsck reports an object that boltseal does not write, and no tile, bundle or checkpoint of a log."""
-    tiles, foreign = ObjectTiles(store.bucket, log), f"{log}/notes.txt"
-    paths = [TileId(0, 0, 3).path(), TileId(12, 1_234_067).path(), BundleId(0, 255).path(), BundleId(1_000).path()]
-    tiles.put("registry.example.com", dict.fromkeys(paths, b"bytes"))
-    tiles.put_checkpoint("registry.example.com", b"a checkpoint")
-    obstore.put(store.bucket, foreign, b"?")
-
-    assert len(keys_in(store, log)) == len(paths) + 2
-    assert list(store.blobs.maintenance.strays()) == [foreign]

@@ -12,11 +12,12 @@ import pytest
 
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.object_client import ObjectClient
+from boltseal.server.storage.blobs.object_failures import BLOBS
 from boltseal.server.storage.blobs.object_store import ObjectBlobs
 from boltseal.server.storage.blobs.object_upkeep import ObjectUpkeep
 from boltseal.server.storage.blobs.protocol import StoreBroken, UploadUnknown
 from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.object_client import ObjectClient
 from tests.fakes.failing_database import FailingDatabase
 from tests.object_faults import Fault, FaultyServer, faulty, no_fault, on
 from tests.object_stores import ObjectStore, now_us, object_store
@@ -61,10 +62,9 @@ async def content_of(store: ObjectStore, digest: Digest) -> bytes:
 
 
 def sweep(store: ObjectStore) -> None:
-    """Delete, as two days later, everything that is dead or that no row names."""
+    """Delete, as two days later, everything that is dead. Nothing is listed: every object has a row."""
     assert isinstance(store.blobs.upkeep, ObjectUpkeep)
     store.blobs.upkeep.delete_dead(now_us() + 2 * DAY_US)
-    store.blobs.upkeep.delete_unnamed(now_us() + 2 * DAY_US)
 
 
 def keys_in(store: ObjectStore) -> list[str]:
@@ -194,6 +194,22 @@ async def test_trouble_is_reported_as_long_as_nothing_can_be_written(store: Faul
     assert await store.opened.blobs.upkeep.trouble() is None
 
 
+async def test_a_failed_push_ends_the_success_that_readiness_remembers(store: FaultyStore) -> None:
+    """Readiness that was just fine is not after a failed request; and is again, without a wait, when the store answers."""
+    upkeep = store.opened.blobs.upkeep
+    assert upkeep is not None
+    before = await upkeep.trouble()
+    store.proxy.plan = lambda method, _: Fault.REFUSED if method == "PUT" else None
+    with pytest.raises(StoreBroken):
+        await push(store.opened.blobs, b"layer")
+    during = await upkeep.trouble()
+    store.proxy.plan = no_fault
+
+    assert before is None
+    assert during is not None
+    assert await upkeep.trouble() is None
+
+
 @pytest.mark.parametrize("step", ["PUT", "POST"])
 @pytest.mark.parametrize("fault", FAILING)
 async def test_a_failed_joining_leaves_the_blob(store: FaultyStore, fault: Fault, step: str) -> None:
@@ -224,7 +240,7 @@ async def test_a_failed_transaction_of_a_commit_is_no_acknowledgement(
     digest = Digest.of(content)
     with object_store(object_server, tmp_path / "data") as store:
         database = FailingDatabase(store.database)
-        blobs = ObjectBlobs(cast("Metadata", database), ObjectClient(store.bucket), tmp_path / "data")
+        blobs = ObjectBlobs(cast("Metadata", database), ObjectClient(store.bucket, BLOBS), tmp_path / "data")
         key = await begin(blobs)
         database.failures = [done]
         with pytest.raises(Unavailable):

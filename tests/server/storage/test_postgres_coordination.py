@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,13 +15,13 @@ import pytest
 
 from boltseal.server.storage.coordination.database_generation import DatabaseGeneration
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
-from boltseal.server.storage.coordination.lock_session import BehindPooler
+from boltseal.server.storage.coordination.lock_session import SILENT_S, BehindPooler
 from boltseal.server.storage.coordination.postgres_leases import PostgresLeases
 from boltseal.server.storage.coordination.postgres_lock import PostgresInterprocessLock
 from boltseal.server.storage.coordination.protocol import Lease, Leases
-from tests.coordination_stores import PostgresStore, change, confirmed, create_tables
+from tests.coordination_stores import PostgresStore, change, confirmed, create_tables, holder
 from tests.pgbouncer import pgbouncer
-from tests.polling import until
+from tests.polling import until, wait_until
 from tests.ports import free_port
 from tests.storage_servers import Postgres, postgres
 
@@ -99,6 +100,52 @@ def test_a_database_that_hangs_ends_a_lease_within_seconds(own_server: Postgres,
 
     assert not held
     assert seconds < 5
+
+
+def test_another_process_gets_the_lease_of_one_that_is_stopped(own_store: PostgresStore) -> None:
+    """A holder that is stopped by SIGSTOP loses its lease when the server has heard nothing of it for a while."""
+    leases = own_store.open_leases()
+    with holder("lease", own_store) as process:
+        before = leases.acquire("work")
+        process.send_signal(signal.SIGSTOP)
+        lease = wait_until(lambda: leases.acquire("work"), "the lease is free", 3 * SILENT_S)
+        process.send_signal(signal.SIGCONT)
+    leases.close()
+
+    assert before is None
+    assert lease is not None
+    assert lease.epoch > 1
+
+
+def test_the_next_holder_waits_for_a_transaction_that_confirmed_the_lease(
+    own_server: Postgres, own_store: PostgresStore
+) -> None:
+    """A transaction that confirmed its lease ends before another process gets the lease, though the session is lost meanwhile."""
+    one, other = own_store.open_leases(), own_store.open_leases()
+    lease = one.acquire("work")
+    assert lease is not None
+    taken = threading.Event()
+
+    def take() -> None:
+        if acquired(other) is not None:
+            taken.set()
+
+    with own_store.transaction() as statements:
+        lease.confirm(statements)
+        own_server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'boltseal-coordination'"
+        )
+        thread = threading.Thread(target=take)
+        thread.start()
+        overtook = taken.wait(0.5)
+    thread.join(10)
+    leases_lost = not lease.held()
+    for each in (one, other):
+        each.close()
+
+    assert not overtook
+    assert taken.is_set()
+    assert leases_lost
 
 
 async def test_a_pooler_is_refused_for_locks_and_used_for_the_generation(

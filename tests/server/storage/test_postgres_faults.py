@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from boltseal.server.storage.metadata.schema import repository
 from boltseal.server.storage.metadata.sql import AnswerLost
 from boltseal.server.storage_settings import DatabaseUrl
 from boltseal.server.store_factory import now_us
+from tests.server.faults.delaying_proxy import delaying_proxy
 from tests.server.storage.breaking_proxy import BreakingProxy, breaking_proxy
 from tests.storage_servers import Postgres
 
@@ -214,6 +216,43 @@ async def test_a_job_that_exceeds_its_budget_is_undone_and_the_others_are_done(
         "before", WriteTooLong, WriteTooLong, "after",
     ]  # fmt: skip
     assert names(metadata) == ["after", "before"]
+
+
+@pytest.mark.slow
+async def test_a_job_on_a_slow_network_ends_with_its_budget(
+    open_metadata: Callable[..., SqlMetadata], postgres_server: Postgres, url: str
+) -> None:
+    """A job of many short statements is stopped, although each cancel takes longer than a statement, and a later one is done."""
+    with delaying_proxy(postgres_server.port) as slow:
+        metadata = open_metadata(url.replace(f":{postgres_server.port}/", f":{slow.port}/"), budget_s=1.0)
+        done: list[int] = []
+
+        def many_statements(tx: UnitOfWork) -> None:
+            for number in range(100):
+                tx.sql.plain("SELECT 1").fetchone()
+                done.append(number)
+
+        slow.delay_s = 0.3
+        with pytest.raises(WriteTooLong):
+            await asyncio.wait_for(metadata.write(many_statements), 60)
+        slow.delay_s = 0.0
+
+        assert len(done) < 10
+        assert await metadata.write(partial(add, "after")) == "after"
+
+
+async def test_a_server_that_ended_an_idle_transaction_is_doubt(metadata: SqlMetadata) -> None:
+    """A process that was stopped in a transaction, whose connection PostgreSQL closed meanwhile, answers 503 and goes on."""
+
+    def slow_job(tx: UnitOfWork) -> None:
+        tx.sql.plain("SET LOCAL idle_in_transaction_session_timeout = 1")
+        time.sleep(0.2)  # the process is stopped for a while
+        tx.sql.plain("SELECT 1")
+
+    with pytest.raises(Unavailable):
+        await metadata.write(slow_job)
+
+    assert await metadata.write(partial(add, "after")) == "after"
 
 
 async def test_a_lock_kept_too_long_is_unavailable(open_metadata: Callable[..., SqlMetadata], url: str) -> None:

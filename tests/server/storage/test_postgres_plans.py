@@ -1,4 +1,4 @@
-"""Frequent queries use an index on PostgreSQL too, in a database of ten thousand tags."""
+"""Frequent queries use an index on PostgreSQL too, in a database of ten thousand tags, and of a million at full size."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import psycopg
 import pytest
 
 from boltseal.server.storage.metadata import (
+    blob_reviews,
     failed_login_table,
     foreign_tags,
+    hidden_blobs,
     layer_chain_table,
     ledger_store,
     links,
+    name_lists,
     outbox_table,
     postgres_lookups,
     queries,
@@ -29,11 +32,12 @@ from boltseal.server.storage.metadata.postgres import PostgresSession
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
 from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
+from tests.soak.scale import IS_FULL
 from tests.storage_servers import Postgres
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-TAGS = 10_000
+TAGS = 1_000_000 if IS_FULL else 10_000
 REPOSITORY = "shop/app7"
 DIGEST = "sha256:" + "7" * 64
 FILL = f"""
@@ -52,6 +56,7 @@ INSERT INTO entry SELECT n, n, 'tag.created', 'shop/app' || n % 1000 + 1, '1.0.'
 INSERT INTO ledger_head VALUES (1, {TAGS}, 1, 'registry.test', '');
 INSERT INTO layer_chain SELECT n % 1000 + 1, 'sha256:m' || n, '[]' FROM generate_series(1, {TAGS}) n;
 INSERT INTO released SELECT 'sha256:r' || n, n FROM generate_series(1, {TAGS}) n;
+INSERT INTO blob_review SELECT 'sha256:b' || n, n % 1000 + 1, n FROM generate_series(1, {TAGS}) n;
 INSERT INTO foreign_tag (repository, name, digest, asked_us, entry_index, changes, changes_since_us)
   SELECT 'up/app' || n % 100, 't' || n, 'sha256:m', 1, 1, 0, 0 FROM generate_series(1, {TAGS}) n;
 INSERT INTO upload_session SELECT 'u' || n, 'shop/app1', 'o' || n % 50, 1, 10000000000000000 FROM generate_series(1, {TAGS}) n;
@@ -60,7 +65,7 @@ INSERT INTO outbox SELECT 'ops' || n % 5, 'e' || n, n, false, 'x', 0, n FROM gen
 INSERT INTO usage SELECT 'user' || n, 1, 1 FROM generate_series(1, {TAGS}) n;
 ANALYZE;
 """  # noqa: S608 - constants
-LARGE = "repository|manifest|content|blob|link|tag|entry|layer_chain|released|foreign_tag|upload_session|failed_login|outbox|usage"
+LARGE = "repository|manifest|content|blob|link|tag|entry|layer_chain|released|blob_review|foreign_tag|upload_session|failed_login|outbox|usage"
 
 ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "repository": lambda tx: queries.lock_repository(tx, REPOSITORY),
@@ -81,14 +86,14 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "aliases": lambda tx: queries.has_aliases(tx, 7),
     "digests of bytes": lambda tx: queries.digests_of_bytes(tx, 7, "sha256:m6"),
     "media types": lambda tx: queries.media_types_of(tx, 7, "sha256:m6"),
-    "blob size": lambda tx: queries.blob_size(tx, 7, DIGEST),
+    "blob": lambda tx: queries.find_blob(tx, 7, DIGEST),
     "blob of any repository": lambda tx: unreferenced.is_blob_referenced(tx, DIGEST),
-    "sizes": lambda tx: queries.sizes_of(tx, 7, [DIGEST, "sha256:m6"]),
+    "parts": lambda tx: queries.parts_of(tx, 7, [DIGEST, "sha256:m6"]),
     "repositories with a blob": lambda tx: list(queries.repositories_with_blob(tx, DIGEST, None)),
     "referrers": lambda tx: queries.referrers(tx, REPOSITORY, DIGEST, max_bytes=1, limit=10),
     "tagged manifest": lambda tx: queries.tagged_manifest(tx, REPOSITORY, "1.0.6"),
-    "a page of tags": lambda tx: queries.tag_names(tx, REPOSITORY, "1.0.1", 10),
-    "a page of repositories": lambda tx: queries.repository_names(tx, "shop/app2", 5),
+    "a page of tags": lambda tx: name_lists.tag_names(tx, REPOSITORY, "1.0.1", 10),
+    "a page of repositories": lambda tx: name_lists.repository_names(tx, "shop/app2", 5),
     "manifests": lambda tx: queries.manifests_of(tx, REPOSITORY, [DIGEST]),
     "parent manifest": lambda tx: queries.parent_manifest(tx, REPOSITORY, "sha256:b6"),
     "count of referrers": lambda tx: queries.count_referrers(tx, 7, DIGEST, 10),
@@ -107,13 +112,21 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "entries": lambda tx: tag_entries.entries_from(tx, 500, 10),
     "rows of tags": lambda tx: tag_entries.rows_after(tx, (7, "1.0.6"), 10),
     "remove a manifest": lambda tx: queries.remove_manifest(tx, 7, "sha256:m6"),
+    "due reviews": lambda tx: blob_reviews.due(tx, 5, None, 500, failed=False),
+    "failed reviews": lambda tx: blob_reviews.due(tx, 5, None, 500, failed=True),
+    "number of failed reviews": blob_reviews.count_failed,
+    "keep blobs": lambda tx: hidden_blobs.keep(tx, 7, ["sha256:b6"]),
+    "removed blobs": lambda tx: hidden_blobs.removed(tx, 7, ["sha256:b6"]),
+    "parts to review": lambda tx: blob_reviews.add_parts(tx, 7, ["sha256:m6"]),
+    "unused blob": lambda tx: blob_reviews.find_unused(tx, 7, "sha256:b6"),
+    "referenced blobs": lambda tx: unreferenced.referenced(tx, ["sha256:b6"]),
     "remove a blob": lambda tx: queries.remove_blob(tx, 7, "sha256:b6"),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def full(postgres_server: Postgres, schema_template: str) -> Iterator[str]:
-    """A database with ten thousand tags, and statistics of it."""
+    """A database with many tags, and statistics of it."""
     name = postgres_server.create_database(schema_template)
     with psycopg.connect(postgres_server.url(name), autocommit=True) as connection:
         connection.execute(FILL.encode())

@@ -100,11 +100,36 @@ def test_a_database_of_another_program_is_refused_unchanged(empty: str) -> None:
     assert {row[0] for row in rows(empty, COLUMNS)} == {"thesis"}
 
 
-def test_a_newer_schema_is_refused(new_database: Callable[[], str]) -> None:
-    """A database of a newer boltseal is refused by servers and commands."""
+@pytest.mark.parametrize("change", ["DELETE FROM schema_support", "UPDATE schema_support SET oldest = '9999'"])
+def test_a_newer_schema_that_does_not_name_this_version_is_refused(
+    new_database: Callable[[], str], change: str
+) -> None:
+    """What a newer database does not say of older servers is no permission."""
     url = new_database()
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute(change.encode())
+    with pytest.raises(FormatInvalid, match="9999"):
+        prepare_database(DatabaseUrl(url))
+
+
+def test_a_newer_schema_that_was_only_expanded_is_accepted(new_database: Callable[[], str]) -> None:
+    """A server and a command work on it, and leave it as it is."""
+    url = new_database()
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    prepare_database(DatabaseUrl(url))
+    check_database(DatabaseUrl(url))
+
+    assert rows(url, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+def test_a_newer_schema_is_refused(new_database: Callable[[], str]) -> None:
+    """A database of a newer boltseal that contracted it is refused by servers and commands."""
+    url = new_database()
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE schema_support SET oldest = '9998'")
     for refuse in (prepare_database, check_database):
         with pytest.raises(FormatInvalid, match="9999"):
             refuse(DatabaseUrl(url))

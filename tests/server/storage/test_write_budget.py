@@ -220,6 +220,22 @@ def test_a_repository_waits_after_a_long_job_while_others_write() -> None:
     assert after == [jobs[1]]
 
 
+def test_a_job_that_a_slow_database_held_up_makes_its_repository_wait_no_longer_than_others() -> None:
+    """A job that took minutes, because the database did, costs its repository as much as one that used up its budget."""
+    clock = SteppedClock()
+    queue = FairQueue(clock)
+    for name in ("slow", "slow", "other"):
+        queue.put(at(name, clock.now_s))
+    first = queue.take(1)
+    clock.now_s += 300
+    queue.took(first[0], 300.0)
+    during = queue.take(9)
+    clock.now_s += 20
+
+    assert [job.repository for job in during] == ["other"]
+    assert [job.repository for job in queue.take(9)] == ["slow"]
+
+
 def test_a_repository_that_writes_alone_does_not_wait() -> None:
     """Long jobs of one repository follow each other at once where no other repository writes."""
     clock = SteppedClock()

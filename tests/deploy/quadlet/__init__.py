@@ -1,0 +1,1 @@
+"""Releases of Quadlet units, with the generator of the installed Podman."""

@@ -1,0 +1,1 @@
+"""Releases on Kubernetes, with real kubectl against a scripted API server."""
