@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.content import DistinctBlobs
 from tests.programs import program
@@ -39,9 +40,16 @@ class Rate:
 # --- small things, by wrk ---------------------------------------------------------------------------------------
 
 
-def wrk(url: str, seconds: float, headers: Sequence[str] = (), connections: int = CONNECTIONS) -> Rate:
-    """GET one URL repeatedly."""
+def wrk(
+    url: str,
+    seconds: float,
+    headers: Sequence[str] = (),
+    connections: int = CONNECTIONS,
+    script: Path | None = None,
+) -> Rate:
+    """GET one URL repeatedly. `script`: in Lua, chooses the path of each request instead."""
     asked = [part for header in headers for part in ("-H", header)]
+    asked += ["-s", str(script)] if script else []
     output = subprocess.run(
         [program("wrk"), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", *asked, url],
         capture_output=True,

@@ -80,7 +80,7 @@ def readable(
     as_files = peer in (NGINX, GRANIAN)
     with _fresh_files(peer, folder, content) if as_files else fresh(peer, folder, settings) as server:
         if not as_files:
-            _push(server, content)
+            fill(server, content)
         filled = Readable(server, content)
         for path, blob in (
             (filled.by_tag, content.manifest),
@@ -137,7 +137,8 @@ def _file_server(peer: str, folder: Path, root: Path) -> AbstractContextManager[
     return servers.asgi("bench.bare:app", folder / "granian", {"BENCH_BARE_ROOT": str(root)}, before=ON_SERVER_CORE)
 
 
-def _push(server: Server, content: Content) -> None:
+def fill(server: Server, content: Content) -> None:
+    """Push the content to a registry."""
     with httpx2.Client(base_url=server.url, timeout=60, trust_env=False) as client:
         for blob in (*content.parts, content.small, content.large):
             target = client.post(f"/v2/{REPOSITORY}/blobs/uploads/").headers["location"]

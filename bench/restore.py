@@ -51,7 +51,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-restore-", dir=asked.folder) as scratch:
         folder = Path(scratch)
         with tempfile.TemporaryDirectory(prefix="bench-restore-", dir=MEMORY) as quick:
-            asyncio.run(_publish(Path(quick) / "data", asked.images))
+            asyncio.run(publish(Path(quick) / "data", asked.images))
             result = back_up(Path(quick) / "data", folder / "backup", now_us(), lambda *_: None)
         taken: dict[str, list[tuple[float, float]]] = {tool: [] for tool in TOOLS}
         for number in range(asked.rounds):
@@ -68,7 +68,7 @@ def main() -> int:
     return 0
 
 
-async def _publish(data: Path, images: int) -> None:
+async def publish(data: Path, images: int) -> None:
     dice = random.Random(1)  # noqa: S311 - not for secrets
     async with serving(data) as registry:
         for number in range(images):
