@@ -17,6 +17,7 @@ SINCE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || git rev-parse --
 WORKERS := auto
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
+PYTEST := scripts/in-memory $(BIN)/python -m pytest -q
 QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--one-row --hypothesis-profile=quick --budget-s $(BUDGET_S) $(if $(SINCE),--changed-since $(SINCE)))
 PATHS := src tests scripts $(wildcard bench)
 
@@ -26,10 +27,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve serve-postgres demo check check-style check-tests coverage timings test test-engines test-postgres test-stores soak bench lock docs clean
+.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-replicas test-stores soak bench lock docs clean
 
 help:  ## lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 # Two stamps, one per lock: .runs to run the server, .works to develop it. The second lock contains the first.
 $(VENV)/.runs: requirements.lock pyproject.toml scripts/install
@@ -46,6 +47,9 @@ serve: $(VENV)/.runs  ## runs the registry on LISTEN (127.0.0.1:5000), its data 
 serve-postgres: $(VENV)/.works  ## runs the registry on PostgreSQL and an S3 server of this machine, all data in ./data-postgres
 	@exec $(BIN)/python -m scripts.serve_postgres --listen $(LISTEN)
 
+serve-replicas: $(VENV)/.works  ## runs two replicas behind nginx on PostgreSQL and an S3 server, all data in ./data-replicas
+	@exec $(BIN)/python -m scripts.serve_replicas --listen $(LISTEN)
+
 demo: $(VENV)/.runs  ## shows in a minute, without Docker, that a published tag cannot change
 	@$(BIN)/python scripts/demo.py
 
@@ -59,7 +63,7 @@ check-style: $(VENV)/.works
 	@$(BIN)/lint-imports --no-logo --no-cache
 
 check-tests: $(VENV)/.works
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5
+	@$(PYTEST) -n 2 --dist loadfile $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5
 
 # Every branch of the pure packages is tested.
 coverage: $(VENV)/.works  ## checks that every branch of the pure packages is tested
@@ -72,33 +76,49 @@ timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings
 
 # One worker more than there are processors: these tests often wait for another program, while container engines do work.
 test soak: WORKERS := $(shell echo $$(($$(nproc) + 1)))
-test: $(VENV)/.works  ## runs all tests but those of the next two; real clients; as root installs missing packages
+test: $(VENV)/.works  ## runs all tests but those of the next five targets; real clients; as root installs missing packages
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -m "not engine and not store" $(SPREAD) $(ARGS)
+	@$(PYTEST) -m "not engine and not store and not fault and not replicas and not storage" $(SPREAD) $(ARGS)
 
 # Two workers more than there are processors: half of the time these tests wait for engines and health checks.
 test-engines: WORKERS := $(shell echo $$(($$(nproc) + 2)))
 test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -m "engine" $(SPREAD) $(ARGS)
+	@$(PYTEST) -m "engine" $(SPREAD) $(ARGS)
 
-# `make test` runs the tests about PostgreSQL and S3 themselves, and each contract on all implementations; here registries run on
-# them that otherwise run on SQLite and files. Left out: scrub, which is about hosts and has no registry's storage. A second S3
-# server, radosgw, has the contract of blobs without ranges: on `dbstore` it answers a range with other bytes.
-POSTGRES := tests/contracts tests/server/spec tests/server/seal tests/server/isolation tests/server/registry tests/attacks
+test-storage: WORKERS := $(shell echo $$(($$(nproc) + 1)))
+test-storage: $(VENV)/.works  ## runs the tests that start PostgreSQL or an S3 server: moves, backups, rebuilds, objects
+	@scripts/test-packages
+	@$(PYTEST) -m "storage" $(SPREAD) $(ARGS)
+
+# `make test` runs each contract on all implementations, and `make test-storage` the tests about PostgreSQL and S3 themselves,
+# which start what they need; here registries run on them that otherwise run on SQLite and files. Left out: scrub, which is about hosts and
+# has no registry's storage. A second S3 server, radosgw, has the contract of blobs without ranges, deletions, and the sequences of
+# chunks that become more than 5 MiB: on `dbstore` it answers a range with other bytes, ignores the conditions of writes, so no
+# registry can own a bucket and delete in it, and returns the parts of an object in another order (`test_radosgw.py`).
+POSTGRES := tests/server/spec tests/server/seal tests/server/isolation tests/server/registry tests/attacks
 test-postgres: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test-postgres: $(VENV)/.works  ## runs the tests of registries on PostgreSQL and an S3 server instead of SQLite and files
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q --storage=postgres+s3 $(SPREAD) $(ARGS) $(POSTGRES) --ignore tests/attacks/scrub
-	@$(BIN)/python -m pytest -q --s3-server=radosgw tests/contracts/test_blob_store.py -k "s3 and not range and not while_it_is_written"
+	@$(PYTEST) --storage=postgres+s3 $(SPREAD) $(ARGS) $(POSTGRES) --ignore tests/attacks/scrub
+	@$(PYTEST) --s3-server=radosgw tests/contracts/test_blob_store.py -k "s3 and not range and not while_it_is_written and not delete and not removing and not any_sequence"
+	@$(PYTEST) -m "fault" $(SPREAD) $(ARGS)
+
+test-replicas: $(VENV)/.works  ## runs the tests of several servers on one database and bucket
+	@scripts/test-packages
+	@$(PYTEST) -m "replicas" $(SPREAD) $(ARGS)
 
 test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real container engines
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -m "store" $(SPREAD) $(ARGS)
+	@$(PYTEST) -m "store" $(SPREAD) $(ARGS)
 
-soak: $(VENV)/.works  ## runs the tests that have a full size at it: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
+# The seeds of the differential test are independent and take equally long, so all workers share them. The tests of each other
+# file share fixtures that take long to make, so one worker runs the whole file.
+SEEDED := tests/attacks/scrub/test_differential.py
+soak: $(VENV)/.works  ## runs the tests that have a full size at it: 50 kills, 4 GiB blobs, 100,000 tags; needs 40 GB of disk
 	@scripts/test-packages
-	@TEST_SCALE=full $(BIN)/python -m pytest -m sized $(SPREAD) $(ARGS)
+	@TEST_SCALE=full $(BIN)/python -m pytest -m sized --ignore $(SEEDED) $(SPREAD) $(ARGS)
+	@TEST_SCALE=full $(BIN)/python -m pytest -m sized $(SEEDED) -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(VENV)/.works  ## measures boltseal beside docker-registry and nginx on this machine
 	@scripts/test-packages

@@ -14,8 +14,9 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
+import msgspec
 import typer
 from pydantic import BaseModel
 
@@ -25,6 +26,7 @@ from boltseal.cli.root import build
 from boltseal.errors import COMMAND_CODES, EXIT_CODES, HTTP_ANSWERS, CommandErrorCode, ExitCode
 from boltseal.policy.grants import GRANT_KEYS
 from boltseal.policy.notifications import NOTIFY_KEYS
+from boltseal.policy.pipeline_rules import ISSUER_KEYS, ISSUER_RULE_KEYS
 from boltseal.policy.quotas import QUOTA_KEYS
 from boltseal.policy.rebuild_actions import KEYS as ON_OUTDATED_KEYS
 from boltseal.policy.refusals import DETAIL_KEYS, MEANINGS, RefusalReason
@@ -32,8 +34,17 @@ from boltseal.policy.rules import RULE_KEYS
 from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.tag_expectations import TAGS_KEYS
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
+from boltseal.server.api.admin.api_tokens import ApiTokenRoutes
+from boltseal.server.api.admin.operator_reads import OperatorReads
+from boltseal.server.api.admin.pipeline_sessions import PipelineSessionRoutes
+from boltseal.server.api.admin.refused_pushes import RefusedPushReads
+from boltseal.server.api.admin.repository_reads import RepositoryReads
+from boltseal.server.api.admin.routes import RIGHTS, Route
+from boltseal.server.api.admin.rule_plans import RulePlans
+from boltseal.server.api.admin.tag_changes import TagChanges
 from boltseal.server.api.errors import status_of
 from boltseal.server.api.refusal_reasons import REASONS
+from boltseal.server.page_settings import OidcSettings, UiSettings
 from boltseal.server.settings import (
     LIVE_SERVER,
     AuthSettings,
@@ -53,6 +64,8 @@ _TABLES: Final[Sequence[tuple[str, type[BaseModel]]]] = (
     ("[storage.s3]", S3Settings),
     ("[storage.mark]", MarkSettings),
     ("[auth]", AuthSettings),
+    ("[auth.oidc]", OidcSettings),
+    ("[ui]", UiSettings),
     ("[ledger]", LedgerSettings),
     ("[local]", LocalSettings),
     ("[outdated]", OutdatedSettings),
@@ -61,6 +74,8 @@ _TABLES: Final[Sequence[tuple[str, type[BaseModel]]]] = (
 _KEY_TABLES: Final[Sequence[tuple[str, Mapping[str, SettingKey]]]] = (
     ("[[auth.grant]]", GRANT_KEYS),
     ("[[auth.quota]]", QUOTA_KEYS),
+    ("[[auth.issuer]]", ISSUER_KEYS),
+    ("[[auth.issuer.rule]]", ISSUER_RULE_KEYS),
     ("[[rule]]", RULE_KEYS),
     ("[[upstream]]", UPSTREAM_KEYS),
     ("[[upstream.rule]]", UPSTREAM_RULE_KEYS),
@@ -109,7 +124,8 @@ def settings() -> str:
         rows = [
             (f"`{key}`", code(shown_default(field.default)), texts[key])
             for key, field in model.model_fields.items()
-            if key in texts and (name, key) not in {("[auth]", "grant"), ("[auth]", "quota")}
+            if key in texts
+            and (name, key) not in {("[auth]", "grant"), ("[auth]", "issuer"), ("[auth]", "quota"), ("[auth]", "oidc")}
         ]
         parts.append((name, rows))
     for name, keys in _KEY_TABLES:
@@ -231,6 +247,37 @@ def http_errors() -> str:
     return table(("kind", "status", "code", "when"), rows)
 
 
+def admin_routes() -> str:
+    """Every route of the admin API, with its parameters or fields and who may call it."""
+    none = cast("Any", None)  # the routes are only described
+    parts = (
+        RepositoryReads(none, none, none, none),
+        RefusedPushReads(none, none),
+        TagChanges(none, none),
+        RulePlans(none, none),
+        OperatorReads(none, none, none),
+        ApiTokenRoutes(none),
+        PipelineSessionRoutes(none),
+    )
+    rows = [
+        (f"`{route.method} {route.path}`", route.summary, ", ".join(_fields(route)), f"`{route.right}`")
+        for part in parts
+        for route in part.routes()
+    ]
+    return table(("route", "what it does", "query or fields", "right"), rows)
+
+
+def _fields(route: Route) -> Iterator[str]:
+    """Yield the names of what a route takes, the required ones marked."""
+    for field in msgspec.structs.fields(route.takes):
+        yield f"`{field.encode_name}`{'*' if field.required else ''}"
+
+
+def admin_rights() -> str:
+    """Every right that a route needs."""
+    return table(("right", "who has it"), [(f"`{right}`", meaning) for right, meaning in RIGHTS.items()])
+
+
 def error_details() -> str:
     """Every key of an error's `detail`."""
     return table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in DETAIL_KEYS.items()])
@@ -299,6 +346,8 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "settings": settings,
     "live-settings": live_settings,
     "exit-codes": exit_codes,
+    "admin-rights": admin_rights,
+    "admin-routes": admin_routes,
     "http-errors": http_errors,
     "error-details": error_details,
     "error-reasons": error_reasons,

@@ -97,9 +97,12 @@ def seaweedfs_command(data: Path, ports: Mapping[str, int], sockets: Path) -> li
 
 
 def seaweedfs_environment(access_key: tuple[str, str], home: Path) -> dict[str, str]:
-    """Return the environment of SeaweedFS. `access_key`: the id and secret that it accepts."""
+    """Return the environment of SeaweedFS. `access_key`: the id and secret that it accepts.
+
+    With a memory limit of 256 MiB its garbage collector never rests: requests take twice the processor time, idle servers a tenth of a core.
+    """
     return {
-        "PATH": os.environ["PATH"], "HOME": str(home), "GOMEMLIMIT": "256MiB",
+        "PATH": os.environ["PATH"], "HOME": str(home), "GOMEMLIMIT": "512MiB",
         "AWS_ACCESS_KEY_ID": access_key[0], "AWS_SECRET_ACCESS_KEY": access_key[1],
     }  # fmt: skip
 
