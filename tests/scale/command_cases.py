@@ -166,6 +166,7 @@ NOT_MEASURED: Final[Mapping[str, str]] = {
     "admin user": "reads users, of which there are few",
     "admin token": "replaces a key",
     "admin session": "reads sessions of pipelines, which end within hours",
+    "admin host": "reads reports of hosts, whose routes are in `route_cases`",
     "admin config": "reads settings",
     "copy": "one image; `tests/transfer` and `bench` measure it",
     "tag accept": "one row of a mirrored tag",
