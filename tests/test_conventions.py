@@ -64,7 +64,7 @@ SLEEPS = {
     "server/storage/test_blobs_local.py": (2, "proof that a cancelled request waits; writers fill the memory"),
     "server/storage/test_blobs_local_crash.py": (2, "the moment of a kill, at random; a process that is killed"),
     "server/storage/test_blobs_local_faults.py": (1, "a connection breaks while the disk is busy"),
-    "server/storage/test_coordination_losses.py": (1, "the time in which no file descriptor is free"),
+    "server/storage/test_postgres_lost_coordination.py": (1, "the time in which no file descriptor is free"),
     "server/storage/test_objects_killed.py": (2, "the moment of a kill, at random"),
     "server/storage/test_postgres_faults.py": (1, "a process that is stopped for a while"),
     "server/storage/test_upload_admission.py": (4, "the pace of clients"),

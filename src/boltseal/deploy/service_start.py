@@ -43,6 +43,13 @@ from boltseal.errors import Unavailable
 CLEAN_UP_S: Final = 10.0
 """How long to wait until Podman has cleaned up after a container, in seconds; under load that takes about two."""
 
+BESIDE_S: Final = 1.5
+"""How long new containers run before the former ones stop, at least, in seconds.
+
+An engine's name server lists a container a moment before its address answers. The kernel of a client that asked in that
+moment looks for the address again after one second, and the client gets no answer from it before.
+"""
+
 WriteRecord = Callable[[Release], Release]
 """Writes a release's record durably."""
 
@@ -201,9 +208,12 @@ class ServiceStart:
         }
         await self._create(names, release, how=Recreate.NEVER, scale=scale)
         await self._start(names, release)
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         verdicts = unhealthy(await self.health.wait(expected, self.wait_s, (), old))
         if verdicts:
             raise ServicesFailed(verdicts)
+        await asyncio.sleep(max(0.0, begun + BESIDE_S - clock()))
         self.progress(f"{', '.join(names)}: healthy; stopping the former containers")
         await asyncio.gather(*(self.control.remove(id_) for id_ in sorted(old)))
         return {each.id for each in await self.health.containers() if service_of(each) in names}
