@@ -12,11 +12,13 @@ Every store has these repositories, each with `size` of one thing:
     many/blobs       blobs without a manifest
     r/000000, ...    `size` repositories with the tag 1.0, which share config, layer and manifest
 
-Beside them the store has `size` rows and files of unreferenced content. Rows, entries and bytes agree, as `admin fsck` checks.
+Each `r/...` and each tag of `many/sealed` has a refused push. Beside them the store has `size` sessions of pipelines, and `size` rows and
+files of unreferenced content. Rows, entries and bytes agree, as `admin fsck` checks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -34,15 +36,21 @@ from boltseal.server.registry import sequencer
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import queries, schema, usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.storage.metadata.pipeline_schema import pipeline_session
+from boltseal.server.storage.metadata.pipeline_table import PipelineSessionRow
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.refused_push_table import RefusedPush, RefusedTimes
+from boltseal.server.storage.metadata.refused_schema import refused_push
 from boltseal.server.storage.metadata.sqlite import open_database
-from tests.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, SBOM_TYPE, Blob
+from tests.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, SBOM_TYPE, Blob, digest_of
 
 ACTOR: Final = "anonymous"
 DAY_US: Final = 86_400_000_000
 PLATFORM_LIMIT: Final = 10_000
 """The most entries of an index that the registry takes."""
 BATCH: Final = 1000
+ISSUER: Final = "https://ci.example"
+CLAIMS: Final = json.dumps({"subject": "shop", "id": "1", "ends_s": 2**32, "texts": {}})
 DESTRUCTIBLE: Final = 4
 """Repositories with many mutable tags of one manifest, beside the first."""
 
@@ -61,6 +69,11 @@ def manifest(name: str, **more: Any) -> bytes:
         **more,
     }
     return json.dumps(document).encode()
+
+
+def session_id(number: int) -> str:
+    """Return the ID of the session of a pipeline."""
+    return hashlib.sha256(b"%d" % number).hexdigest()
 
 
 def entry_of(raw: bytes, media_type: str = OCI_MANIFEST) -> dict[str, Any]:
@@ -119,6 +132,8 @@ class BigStore:
         self.blobs("many/blobs", (Blob(f"blob {number}".encode()) for number in range(size)))
         for numbers in batches(range(size), BATCH):
             self._write(partial(self._add_repositories, numbers, one))
+            self._write(partial(_add_refused, numbers, digest_of(one)))
+            self._write(partial(_add_sessions, numbers))
         self.unreferenced()
 
     def repository(self, name: str, manifests: Iterable[bytes]) -> None:
@@ -195,6 +210,22 @@ def _insert(tx: UnitOfWork, table: Table, rows: Iterable[dict[str, Any]]) -> Non
     listed = list(rows)
     if listed:
         tx.sql.connection.execute(insert(table), listed)
+
+
+def _add_refused(numbers: Iterable[int], pushed: str, tx: UnitOfWork) -> None:
+    """Add a refused push to each of these repositories, and one to a tag of `many/sealed`."""
+    for number in numbers:
+        for repository, tag in ((f"r/{number:06}", "1.0"), ("many/sealed", f"1.{number:06}")):
+            push = RefusedPush(repository, tag, "sealed", pushed, "", ACTOR, ACTOR, "192.0.2.1", "{}")
+            when = RefusedTimes(first_us=number, last_us=number, times=1, free="")
+            _insert(tx, refused_push, [{"id": push.id, **push._asdict(), **when._asdict()}])
+
+
+def _add_sessions(numbers: Iterable[int], tx: UnitOfWork) -> None:
+    """Add sessions of pipelines that have not ended."""
+    names = PipelineSessionRow._fields
+    rows = [PipelineSessionRow(session_id(n), ISSUER, CLAIMS, "", tx.now_us, tx.now_us + DAY_US) for n in numbers]
+    _insert(tx, pipeline_session, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def _add_blobs(blobs: Iterable[Blob], tx: UnitOfWork, *places: int) -> None:

@@ -12,7 +12,7 @@ import httpx2
 
 from tests.host_documents import report, running
 from tests.images import OCI_INDEX, OCI_MANIFEST, SBOM_TYPE, digest_of
-from tests.scale.big_store import CONFIG, LAYER, PLATFORM_LIMIT, entry_of, manifest
+from tests.scale.big_store import CONFIG, LAYER, PLATFORM_LIMIT, entry_of, manifest, session_id
 
 REFERRED: Final = manifest("one")
 REFERRED_DIGEST: Final = digest_of(REFERRED)
@@ -373,6 +373,11 @@ async def plan_revocation(target: Target) -> None:
     await target.send("DELETE", "/api/v1/tokens?user=boss&dry_run=true", 200, 403)
 
 
+async def plan_ending(target: Target) -> None:
+    """Return the session of a pipeline that would be revoked."""
+    await target.send("DELETE", f"/api/v1/sessions?id={session_id(0)}&dry_run=true", 200)
+
+
 async def plan_forgetting(target: Target) -> None:
     """Return the host that would be forgotten."""
     await target.send("DELETE", "/api/v1/host?host=web-1&dry_run=true", 200)
@@ -403,6 +408,13 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("tokens"),
     admin_list("tokens", "?all=true"),
     admin_list("audit"),
+    admin_list("refused", "?repository=many/sealed"),
+    admin_pages("refused", "?repository=many/sealed&limit=100"),
+    admin_list("refused/all"),
+    admin_pages("refused/all", "?limit=100"),
+    admin_list("sessions"),
+    admin_pages("sessions", "?limit=100"),
+    Case("admin: sessions, plan", "DELETE", "/api/v1/sessions", plan_ending),
     Case("admin: tokens, create and revoke", "POST", "/api/v1/tokens", create_token),
     Case("admin: tokens, plan", "DELETE", "/api/v1/tokens", plan_revocation),
     change("reports", report("web-1", *(running("app:1", digest_of(b"%d" % n)) for n in range(100))), 200),
@@ -410,6 +422,7 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("host", "?host=web-1"),
     admin_list("hosts/images", "?host=web-1"),
     admin_list("releases"),
+    get("page: login", "/ui/", "/ui/login"),
     Case("admin: host, plan", "DELETE", "/api/v1/host", plan_forgetting),
     admin_list("expire"),
     admin_pages("expire", "?limit=1000"),
