@@ -216,6 +216,7 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         "boltseal ps --host": _HOST,
         "boltseal ps --kube": _CLUSTER,
         "boltseal verify --running --host": _HOST,
+        "boltseal verify --running --kube": "needs a cluster; tests/kube/test_guide.py runs it, for docs/guides/kubernetes.md",
     },
     "docs/guides/move-to-postgresql-s3.md": {
         f"boltseal admin migrate --from ./data --config ./new.toml{option}": (
