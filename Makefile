@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-replicas test-stores soak bench lock docs clean
+.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-replicas test-kube test-stores soak bench lock docs clean
 
 help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -76,9 +76,9 @@ timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings
 
 # One worker more than there are processors: these tests often wait for another program, while container engines do work.
 test soak: WORKERS := $(shell echo $$(($$(nproc) + 1)))
-test: $(VENV)/.works  ## runs all tests but those of the next five targets; real clients; as root installs missing packages
+test: $(VENV)/.works  ## runs all tests but those of the next six targets; real clients; as root installs missing packages
 	@scripts/test-packages
-	@$(PYTEST) -m "not engine and not store and not fault and not replicas and not storage" $(SPREAD) $(ARGS)
+	@$(PYTEST) -m "not engine and not store and not fault and not replicas and not kube and not storage" $(SPREAD) $(ARGS)
 
 # Two workers more than there are processors: half of the time these tests wait for engines and health checks.
 test-engines: WORKERS := $(shell echo $$(($$(nproc) + 2)))
@@ -107,6 +107,11 @@ test-postgres: $(VENV)/.works  ## runs the tests of registries on PostgreSQL and
 test-replicas: $(VENV)/.works  ## runs the tests of several servers on one database and bucket
 	@scripts/test-packages
 	@$(PYTEST) -m "replicas" $(SPREAD) $(ARGS)
+
+test-kube: WORKERS := $(shell echo $$(($$(nproc) + 1)))
+test-kube: $(VENV)/.works  ## runs the tests of releases on Kubernetes with kubectl
+	@scripts/test-packages
+	@$(PYTEST) -m "kube" $(SPREAD) $(ARGS)
 
 test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real container engines
 	@scripts/test-packages

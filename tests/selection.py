@@ -8,7 +8,7 @@ Loaded by `tests/conftest.py`. Two options of pytest, independent of each other:
 A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A test without a stored time gets none. For each
 file the sum of its other tests is stored, one row of each table.
 A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, `store` in one of STORE_TESTS, `fault` in one of
-FAULT_TESTS, and `replicas` in one of REPLICA_TESTS. Each test in one of STORAGE_TESTS gets the mark `storage`. With `-m` and one of these marks only the files there are imported: each worker would import those of all other
+FAULT_TESTS, and `replicas` in one of REPLICA_TESTS, and `kube` in one of KUBE_TESTS. Each test in one of STORAGE_TESTS gets the mark `storage`. With `-m` and one of these marks only the files there are imported: each worker would import those of all other
 tests as well, 14,000 of them.
 A slow test gets the mark `sized` in a file that reads the size of the run (`tests.soak.scale`): `make soak` runs these.
 """
@@ -39,6 +39,8 @@ FAULT_TESTS: Final = ("tests/server/faults/",)
 """Where PostgreSQL, an S3 server and boltseal are broken under pushes: `make test-postgres` runs these."""
 REPLICA_TESTS: Final = ("tests/server/replicas/", "tests/real/test_serve_replicas.py")
 """Where several servers share one database and bucket: `make test-replicas` runs these."""
+KUBE_TESTS: Final = ("tests/kube/",)
+"""Where releases run on a cluster that real kubectl talks to: `make test-kube` runs the real ones of these."""
 STORAGE_TESTS: Final = (
     "tests/attacks/shared_storage/",
     "tests/real/test_serve_postgres.py",
@@ -70,6 +72,7 @@ _PLACES: Final = {
     "store": STORE_TESTS,
     "fault": FAULT_TESTS,
     "replicas": REPLICA_TESTS,
+    "kube": KUBE_TESTS,
     "storage": STORAGE_TESTS,
 }
 
