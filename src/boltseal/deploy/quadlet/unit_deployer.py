@@ -343,7 +343,7 @@ class UnitDeployer:
             if not changed_files(plan.project.root, self.folder.contents(undone.number).files):
                 raise Held(
                     f"the units are those of release {undone.number}, held since release {rollback.number} went back from it. "
-                    f"Nothing was changed; {end_hint(self.flow.options)}, or deploy them by `boltseal deploy --quadlet --anyway`"
+                    f"Nothing was changed; {end_hint(self.flow.options)}, or deploy them by `boltseal deploy --quadlet --anyway {self.flow.options}`"
                 )
 
 
