@@ -18,7 +18,8 @@ import msgspec
 import pytest
 
 from boltseal.cli import root
-from boltseal.cli.json_schemas import ROWS, envelope
+from boltseal.cli.json_schemas import ROWS
+from boltseal.cli.json_types import envelope
 from tests.boltseal_process import boltseal_process
 from tests.storage_choice import storage_variables
 

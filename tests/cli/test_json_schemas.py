@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from boltseal.cli.json_schemas import ROWS, envelope, json_schema
+from boltseal.cli.json_schemas import ROWS
+from boltseal.cli.json_types import envelope, json_schema
 from boltseal.server.api.errors import error_schema
 from tests.cli import program
 

@@ -1,7 +1,6 @@
-"""The JSON that `--json` prints, by command: types from which the published JSON Schemas are generated.
+"""The keys of one result that `--json` prints, by command. `json_types` makes types and the published JSON Schemas of them.
 
-`scripts/json-schemas` writes docs/reference/schemas; tests decode the output of every command with these types. Digests
-are whole, times are ISO 8601 in UTC with `Z`. A key that ends in `?` in the table below may be absent.
+Digests are whole, times are ISO 8601 in UTC with `Z`. A key that ends in `?` in the table below may be absent.
 """
 
 from __future__ import annotations
@@ -9,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
-import msgspec
-from msgspec import UNSET, UnsetType
-
-from boltseal.cli.json_envelope import OptionalDigest, OptionalTime, ReportedError, SentReportRow, TagProofRow
+from boltseal.cli.json_envelope import OptionalDigest, OptionalTime
 from boltseal.oci.jsontext import DigestText, TimeText
 from boltseal.policy.refusals import DetailDocument
 
@@ -440,38 +436,3 @@ ROWS: Final[Mapping[str, _Row]] = {
     },
 }
 """The keys of one result, by the name in the envelope's `schema`."""
-
-
-def envelope(command: str) -> type[msgspec.Struct]:
-    """Return the type of what a command prints with `--json`. `command`: a key of ROWS."""
-    name = "".join(word.capitalize() for word in command.split("-"))
-    row = msgspec.defstruct(f"{name}Result", [_field(key, kind) for key, kind in ROWS[command].items()], **_EXACT)
-    schema = Literal[f"boltseal.{command}/1"]  # type: ignore[valid-type]  # its value is known only here
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-        ("schema", schema),
-        ("outcome", Literal["holds", "differs", "unknown"]),
-        ("results", list[row]),  # type: ignore[valid-type]  # the type is made here
-        ("errors", list[ReportedError]),
-        ("proofs", list[TagProofRow] | UnsetType, UNSET),
-    ]
-    if command in _REPORTING:
-        fields.append(("report", SentReportRow | UnsetType, UNSET))
-    return msgspec.defstruct(name, fields, **_EXACT)
-
-
-def json_schema(command: str) -> dict[str, Any]:
-    """Return the JSON Schema of what a command prints with `--json`."""
-    identified = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"boltseal {command.replace('-', ' ')} --json",
-    }
-    return identified | msgspec.json.schema(envelope(command))
-
-
-_REPORTING: Final = frozenset({"ps", "scrub", "deploy", "rollback"})
-"""The commands that can report to a registry."""
-_EXACT: Final[dict[str, Any]] = {"forbid_unknown_fields": True, "kw_only": True}
-
-
-def _field(key: str, kind: Any) -> tuple[str, Any] | tuple[str, Any, Any]:
-    return (key[:-1], kind | UnsetType, UNSET) if key.endswith("?") else (key, kind)

@@ -9,6 +9,7 @@ from boltseal.commands.cluster_releases import ClusterPlace, ClusterReleases, cl
 from boltseal.commands.ps import FoundContainers, find_pods
 from boltseal.commands.verify_running import VerifyRunningReport, VerifyRunningRequest, outcome_of, weight_of
 from boltseal.deploy.kube.release_check import ReleaseCheck
+from boltseal.deploy.release_choice import unfinished_release
 from boltseal.deploy.releases import last_good
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.host.containers.registries import NOT_ASKED
@@ -58,7 +59,7 @@ def _running_release(found: ClusterReleases) -> tuple[ReleaseCheck, tuple[tuple[
     releases = found.folder.all()
     release = last_good(releases)
     where = f"{found.cluster.context}/{found.namespace}"
-    unfinished = next((each for each in reversed(releases) if each.unfinished), None)
+    unfinished = unfinished_release(releases)
     if release is None:
         why = f"release {unfinished.number} is unfinished ({unfinished.step})" if unfinished else "its record is gone"
         raise Unavailable(

@@ -4,8 +4,8 @@ boltseal reimplements nothing of Compose: files, networks, volumes and start ord
 
 - Resolving a project uses the user's own environment, since its files refer to it. Starting uses a minimal one: the
   recorded text has no variables left, and Compose must not find other values than the recorded ones.
-- A run has a time limit and ends with this process, unless that is killed (`_process`). Its last lines explain a failure; they may contain text of the
-  project, so they are quoted.
+- A run has a time limit and ends with this process, unless that is killed (`_process`). Its last lines explain a failure; they
+  may contain text of the project, so they are quoted.
 """
 
 from __future__ import annotations

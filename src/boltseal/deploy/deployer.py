@@ -28,6 +28,7 @@ from boltseal.deploy.health import WORKING_DIR
 from boltseal.deploy.holds import check_images, check_repeated
 from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
+from boltseal.deploy.release_choice import abandon, release_to_restore, release_to_resume, unfinished_release
 from boltseal.deploy.release_cleanup import ReleaseCleanup
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import (
@@ -41,12 +42,10 @@ from boltseal.deploy.releases import (
     Release,
     ReleaseContents,
     ReleasedService,
-    ReleaseEnd,
     ReleaseKind,
     ServiceState,
     last_good,
     removed_services,
-    rollback_target,
 )
 from boltseal.deploy.settings_files import paths_with_variables, settings_files
 from boltseal.deploy.source_snapshot import recorded_files
@@ -98,7 +97,7 @@ class Deployer:
         releases = self.folder.all()
         last = last_good(releases)
         await self._check_folder(project_folder(read.project), last)
-        unfinished = next((each for each in reversed(releases) if each.unfinished), None)
+        unfinished = unfinished_release(releases)
         if unfinished is not None and chosen:
             raise Precondition(
                 f"release {unfinished.number} of {self.folder.project} is unfinished (step {unfinished.step}): resume it with "
@@ -116,8 +115,7 @@ class Deployer:
         document = merge_services(read.model, before, chosen)
         release = self._new_release(read, document, prepared, last, chosen, by, number)
         text = self.flow.text(document, {name: each.started_as for name, each in prepared.items()})
-        if unfinished is not None:
-            self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {number} took over"))
+        abandon(self.folder, unfinished, self.flow.now_us(), number)
         others = [each for each in release.services if each.name not in prepared]
         await self.images.protect_unchanged(others, hold_reason(self.folder.project, number))
         recorded = recorded_files(read.project)
@@ -154,11 +152,7 @@ class Deployer:
             check_repeated(releases)
         await self._record_what_runs(releases, last_good(releases))
         releases = self.folder.all()
-        target = rollback_target(releases) if number is None else self.folder.read(number)
-        if target is None:
-            raise NotFound(
-                f"can't roll back: {self.folder.project} has no release before the running one; see `boltseal release ls`"
-            )
+        target = release_to_restore(self.folder, releases, number)
         recorded = self.folder.contents(target.number)
         new = self.folder.next_number()
         prepared = await self._restore_images(target, hold_reason(self.folder.project, new))
@@ -167,7 +161,7 @@ class Deployer:
         variables = {name: str(value) for name, value in json.loads(recorded.environment).items()}
         text = self.flow.text(document, {name: each.started_as for name, each in prepared.items()})
         last = last_good(releases)
-        unfinished = next((each for each in reversed(releases) if each.unfinished), None)
+        unfinished = unfinished_release(releases)
         release = Release(
             project=self.folder.project,
             number=new,
@@ -195,8 +189,7 @@ class Deployer:
                 f"{release.project} was deployed from {last.directory} before; release {target.number} was deployed from "
                 f"{release.directory}, and its paths refer to that folder"
             )
-        if unfinished is not None:
-            self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {new} took over"))
+        abandon(self.folder, unfinished, self.flow.now_us(), new)
         outcome = await self.flow.run(release, replace(recorded, compose=text))
         await self._keep(outcome.release)
         return DeployResult(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
@@ -216,10 +209,7 @@ class Deployer:
 
         Raises: NotFound: if there is none; ScrubDiffers, NotScrubbed: with a required scrub.
         """
-        unfinished = next((each for each in reversed(self.folder.all()) if each.unfinished), None)
-        if unfinished is None:
-            raise NotFound(f"{self.folder.project} has no unfinished release; see `boltseal release ls`")
-        outcome = await self.flow.resume(unfinished)
+        outcome = await self.flow.resume(release_to_resume(self.folder))
         await self._keep(outcome.release)
         return DeployResult(outcome.release, outcome)
 

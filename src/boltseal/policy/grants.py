@@ -1,11 +1,11 @@
 """Authorization: which user may do what in which repository, by grants over repository globs. Pure.
 
-A grant gives some users, or some groups of an identity provider, some actions on the repositories that its glob matches. Grants add up, none takes a right away,
-and the default is deny. Without any grant in the configuration every user may pull and push everywhere, and no user may
-delete, read the ledger's entries or administrate. Anonymous clients may at most pull, where `anonymous_pull` allows it.
-People of an identity provider have what grants give to their groups or to their own name; `users = ["*"]` gives them nothing, since
-any person in the world may have an account at a provider.
-Authentication happens elsewhere (`server.auth`). A right on one repository gives nothing on another (promise 13).
+A grant gives some users, or some groups of an identity provider, some actions on the repositories that its glob matches. Grants
+add up, none takes a right away, and the default is deny. Without any grant in the configuration every user may pull and push
+everywhere, and no user may delete, read the ledger's entries or administrate. Anonymous clients may at most pull, where
+`anonymous_pull` allows it. People of an identity provider have what grants give to their groups or to their own name;
+`users = ["*"]` gives them nothing, since any person in the world may have an account at a provider. Authentication happens elsewhere
+(`server.auth`). A right on one repository gives nothing on another (guarantee 13).
 """
 
 from __future__ import annotations

@@ -44,9 +44,10 @@ class MoveSource(StrEnum):
 class TagMove:
     """A move of a tag. `sealed`: the move breaks a seal, according to `source`.
 
-    `expect`: how such a tag moves by custom; IMMUTABLE only if `source` is the name. `moved_us`: when the tag got its current digest. `left_us`: when it left the locked one, if that was earlier. `by`:
-    the actor. `entry`: the index of the ledger entry. `fault`: a contradiction in the ledger, "" for none.
-    `never_had`: the tag is sealed, and according to a ledger without a fault it never resolved to the expected digest.
+    `expect`: how such a tag moves by custom; IMMUTABLE only if `source` is the name. `moved_us`: when the tag got its current
+    digest. `left_us`: when it left the locked one, if that was earlier. `by`: the actor. `entry`: the index of the ledger
+    entry. `fault`: a contradiction in the ledger, "" for none. `never_had`: the tag is sealed, and according to a ledger
+    without a fault it never resolved to the expected digest.
     """
 
     sealed: bool

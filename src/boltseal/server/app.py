@@ -23,7 +23,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.events import Event
 from boltseal.policy.client_address import parse_network
-from boltseal.policy.pipeline_rules import IssuerTerms
 from boltseal.server.api.access_log import RequestLog, Write
 from boltseal.server.api.admin.routes import PREFIX as ADMIN_PREFIX
 from boltseal.server.api.admin.tables import admin_api
@@ -39,12 +38,11 @@ from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
 from boltseal.server.auth.api_tokens import ApiTokens
-from boltseal.server.auth.client_secret import client_secret
 from boltseal.server.auth.failed_logins import FailedLogins
-from boltseal.server.auth.issuer_keys import IssuerKeys
+from boltseal.server.auth.issuer_logins import IssuerLogins
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.page_sessions import PageSessions
-from boltseal.server.auth.person_logins import PersonLogins, ProviderSettings
+from boltseal.server.auth.person_logins import PersonLogins
 from boltseal.server.auth.pipeline_logins import PipelineLogins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
@@ -121,8 +119,7 @@ class Application(Starlette):
         self._logins: Logins | None = None
         self._api_tokens: ApiTokens | None = None
         self._accounts: AccountRows | None = None
-        self._issuer_keys: list[IssuerKeys] = []
-        self._provider: IssuerKeys | None = None
+        self._issuer_logins: IssuerLogins | None = None
         self._upstreams: Upstreams | None = None
         self._mirror: MirrorCache | None = None
         self._push_proxy: PushProxy | None = None
@@ -151,6 +148,7 @@ class Application(Starlette):
         self._store_gauges = StoreGauges(self._settings.server.data, store.database, now_us=store.database.now_us)
         self._observer.write_queue = lambda: store.database.write_queue
         self._accounts = accounts = AccountRows(store.database, UserKey(self._settings.keys))
+        self._issuer_logins = IssuerLogins(accounts, store.database.now_us)
         self._api_tokens = ApiTokens(accounts, store.database.now_us)
         self._logins = Logins(
             UserDirectory(UserFile(self._settings.htpasswd), accounts),
@@ -285,38 +283,15 @@ class Application(Starlette):
 
     def _person_logins(self, access: Access, settings: Settings, sessions: PageSessions) -> PersonLogins | None:
         """Return the logins at the identity provider, None if there is none; after a reload with its keys if it is as before."""
-        oidc, person_terms = settings.auth.oidc, settings.person_terms
-        if person_terms is None or self._accounts is None:
-            return None
-        terms = IssuerTerms(
-            name=oidc.name,
-            url=person_terms.issuer,
-            audience=person_terms.client_id,
-            ca_file=None if oidc.ca_file is None else str(oidc.ca_file),
-            allow_keys_from=frozenset(oidc.allow_hosts),
-        )
-        if self._provider is None or self._provider.terms != terms:
-            self._provider = IssuerKeys(terms)
-        provider_settings = ProviderSettings(
-            person_terms,
-            f"{settings.base_url}{CALLBACK_PATH}",
-            oidc.scopes,
-            lambda: client_secret(oidc.client_secret_file, oidc.client_secret_env),
-        )
-        return PersonLogins(
-            provider_settings, self._provider, self._accounts, sessions, settings.grants, access.in_file
-        )
+        if self._issuer_logins is None:
+            raise AssertionError("the store is open before requests are served")
+        return self._issuer_logins.people(settings, f"{settings.base_url}{CALLBACK_PATH}", sessions, access.in_file)
 
     def _pipelines(self, settings: Settings) -> PipelineLogins:
         """Return the logins of pipelines; after a reload with the keys of issuers that are as before."""
-        if self._store is None:
+        if self._issuer_logins is None:
             raise AssertionError("the store is open before requests are served")
-        known = {keys.terms.url: keys for keys in self._issuer_keys}
-        self._issuer_keys = [
-            keys if (keys := known.get(terms.url)) is not None and keys.terms == terms else IssuerKeys(terms)
-            for terms in settings.issuers
-        ]
-        return PipelineLogins(self._issuer_keys, self._store.database, self._now_us)
+        return self._issuer_logins.pipelines(settings)
 
     def _gauges(self) -> list[Gauge]:
         """Return the state of the store for the metrics. Called in a thread."""

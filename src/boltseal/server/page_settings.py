@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from boltseal.errors import Invalid
-from boltseal.policy.durations import Duration, DurationInvalid
+from boltseal.policy.durations import Duration
 from boltseal.policy.person_claims import PersonTerms
+from boltseal.server import setting_values
 from boltseal.server.storage_settings import SettingsTable
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -24,10 +25,7 @@ _LONGEST: Final = Duration.parse("30d")
 
 
 def _span(text: str) -> str:
-    try:
-        span = Duration.parse(text)
-    except DurationInvalid as error:
-        raise ValueError(error.message) from None
+    span = setting_values.duration(text)
     if not _MINUTE <= span <= _LONGEST:
         raise ValueError(f"{_MINUTE} to {_LONGEST}")
     return str(span)

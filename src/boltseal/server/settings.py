@@ -2,25 +2,21 @@
 
 Nothing is read here: a `Settings` is built from arguments, which `configuration` collects from file, environment and
 flags. Each table of the file is a class. An invalid value raises pydantic's ValidationError, of which `configuration`
-makes one line. `policy` interprets rules and grants.
+makes one line. `setting_values` checks single values, `policy` interprets rules and grants.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ByteSize, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
-from boltseal.policy.client_address import parse_network
-from boltseal.policy.durations import Duration, DurationInvalid
-from boltseal.policy.globs import GlobInvalid, parse_repository_glob
+from boltseal.policy.durations import Duration
+from boltseal.policy.globs import parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
 from boltseal.policy.name_resolution import NameResolver, name_resolver
 from boltseal.policy.notifications import NotifySettings, parse_notify
@@ -32,6 +28,7 @@ from boltseal.policy.rules import RuleSet, parse_rules
 from boltseal.policy.tag_expectations import TagExpectations, parse_tags
 from boltseal.policy.token_scope import TokenTerms
 from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
+from boltseal.server import setting_values
 from boltseal.server.listen_address import ListenAddress
 from boltseal.server.page_settings import OidcInvalid, OidcSettings, UiSettings
 from boltseal.server.storage_settings import SettingsTable, StorageSettings
@@ -56,112 +53,29 @@ _LIMITS_OF_AUTH: Final = frozenset(
 AT_START_AUTH: Final = ("htpasswd",)
 """The settings of `[auth]` that need a restart."""
 
-_DAY: Final = Duration.parse("1d")
-MOST_STALE: Final = Duration.parse("10m")
 _MIB: Final = 1024 * 1024
-
-
-def _listen(text: str) -> str:
-    return str(ListenAddress.parse(text))
-
-
-def _public_url(text: str) -> str:
-    expected = "a scheme and a host without a path, such as https://registry.example.com"
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        raise ValueError(expected) from None
-    extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
-    if not valid or extra or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(expected)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _origin(text: str) -> str:
-    # A log's origin is a line of its checkpoints, and the name of the key that signs them (C2SP signed-note).
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.:/-]{0,254}", text):
-        raise ValueError("a host name and perhaps a path, in lower case, such as registry.example.com")
-    return text
-
-
-def _network(text: str) -> str:
-    try:
-        return str(parse_network(text))
-    except ValueError:
-        raise ValueError("an address or a network, such as 127.0.0.1 or 10.0.0.0/8") from None
-
-
-def _folder(path: Path) -> Path:
-    if not path.name:
-        raise ValueError("the name of a folder, such as /var/lib/boltseal")
-    return path
-
-
-def _stale(text: str) -> str:
-    try:
-        span = Duration.parse(text)
-    except DurationInvalid as error:
-        raise ValueError(error.message) from None
-    if span > MOST_STALE:
-        raise ValueError(f"at most {MOST_STALE}: a purge may have to wait as long")
-    return str(span)
-
-
-def _at_least_a_day(text: str) -> str:
-    try:
-        span = Duration.parse(text)
-    except DurationInvalid as error:
-        raise ValueError(error.message) from None
-    if span < _DAY:
-        raise ValueError(f"at least {_DAY}")
-    return str(span)
-
-
-def _witness_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError("the address to which checkpoints are submitted, such as https://witness.example.com")
-    return text.rstrip("/")
-
-
-def _witness_key(text: str) -> str:
-    try:
-        key = VerifierKey.parse(text)
-    except KeyInvalid as error:
-        raise ValueError(error.message) from error
-    if key.type != COSIGNATURE:
-        raise ValueError("a key of a witness, whose type is 4 (Ed25519 cosignature)")
-    return text
-
-
-def _namespace(text: str) -> str:
-    try:
-        return str(parse_repository_glob(text))
-    except GlobInvalid as error:
-        raise ValueError(f"a glob over repositories, such as shop/**; {error.message}") from error
 
 
 class ServerSettings(SettingsTable):
     """`[server]`: where the server listens, where its data is, and its limits."""
 
-    listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:5000"
+    listen: Annotated[str, AfterValidator(setting_values.listen_text)] = "127.0.0.1:5000"
     """Address and port. On an address that other machines can reach the server needs users and TLS, or a flag below."""
-    data: Annotated[Path, AfterValidator(_folder)] = Path("data")
+    data: Annotated[Path, AfterValidator(setting_values.file_or_folder)] = Path("data")
     """The data folder, on a local disk."""
-    keys: Annotated[Path, AfterValidator(_folder)] | None = None
+    keys: Annotated[Path, AfterValidator(setting_values.file_or_folder)] | None = None
     """The folder of keys, which all servers of one registry share or have a copy of. Default: `DATA.keys`, beside the data."""
-    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+    public_url: Annotated[str, AfterValidator(setting_values.public_url)] | None = None
     """Scheme and host that clients use, for absolute addresses in answers; without it they are relative."""
     allow_anonymous: bool = False
     """Serve other machines without users: every client may push, delete and pull."""
     behind_proxy: bool = False
     """Serve other machines without TLS: a proxy in front provides it."""
-    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    trusted_proxies: tuple[Annotated[str, AfterValidator(setting_values.network)], ...] = ()
     """Addresses or networks of the proxies in front, whose `X-Forwarded-For` names the client; no other header is read."""
-    tls_cert: Annotated[Path, AfterValidator(_folder)] | None = None
+    tls_cert: Annotated[Path, AfterValidator(setting_values.file_or_folder)] | None = None
     """TLS certificate and its chain, PEM."""
-    tls_key: Annotated[Path, AfterValidator(_folder)] | None = None
+    tls_key: Annotated[Path, AfterValidator(setting_values.file_or_folder)] | None = None
     """Private key of the certificate, PEM."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Worker processes."""
@@ -185,7 +99,7 @@ class ServerSettings(SettingsTable):
     """One line in the log for each request."""
     public_metrics: bool = False
     """All clients may read `/metrics`; otherwise this machine (not behind a proxy) and admins of every repository."""
-    serve_stale: Annotated[str, AfterValidator(_stale)] = "60s"
+    serve_stale: Annotated[str, AfterValidator(setting_values.stale_span)] = "60s"
     """How long sealed tags and blobs are served from memory while PostgreSQL does not answer; a purge may wait as long. `0s`: not."""
     read_only: bool = False
     """Serve pulls only; everything else is refused with a reason (405)."""
@@ -203,7 +117,7 @@ class AuthSettings(SettingsTable):
     server without `allow_anonymous`.
     """
 
-    htpasswd: Annotated[Path, AfterValidator(_folder)] | None = None
+    htpasswd: Annotated[Path, AfterValidator(setting_values.file_or_folder)] | None = None
     """A users' file beside the users of the database: bcrypt, changes take effect at once. Default: `DATA.keys/htpasswd`."""
     anonymous_pull: bool | tuple[str, ...] = False
     """`true`: clients without a login may pull; or globs of the repositories that they may pull."""
@@ -211,11 +125,11 @@ class AuthSettings(SettingsTable):
     """Audience of the bearer tokens."""
     max_uploads_per_user: Annotated[int, Field(ge=1, le=100_000)] = 500
     """Open uploads per user, or per address without a login (429)."""
-    token_life: Annotated[str, AfterValidator(_at_least_a_day)] = "90d"  # noqa: S105 - a duration
+    token_life: Annotated[str, AfterValidator(setting_values.at_least_a_day)] = "90d"  # noqa: S105 - a duration
     """How long a new API token is valid, unless its creator says otherwise."""
-    max_token_life: Annotated[str, AfterValidator(_at_least_a_day)] = "366d"  # noqa: S105 - a duration
+    max_token_life: Annotated[str, AfterValidator(setting_values.at_least_a_day)] = "366d"  # noqa: S105 - a duration
     """How long a new API token may be valid at most."""
-    owner_seen_within: Annotated[str, AfterValidator(_at_least_a_day)] = "30d"
+    owner_seen_within: Annotated[str, AfterValidator(setting_values.at_least_a_day)] = "30d"
     """A person's API tokens work only while the person logged in with the password within this time, or by `[auth.oidc]`; those of service accounts always."""
     oidc: OidcSettings = OidcSettings()
     grant: tuple[dict[str, Any], ...] = ()
@@ -242,7 +156,7 @@ class LedgerSettings(SettingsTable):
     `public`: the checkpoint and hashes, which reveal no names, need no login.
     """
 
-    origin: Annotated[str, AfterValidator(_origin)] | None = None
+    origin: Annotated[str, AfterValidator(setting_values.ledger_origin)] | None = None
     """The name of the ledger, fixed at the first start. Default: made from the address."""
     public: bool = False
     """Checkpoint and hashes are public, not only for users; they reveal no names."""
@@ -253,18 +167,18 @@ class LedgerSettings(SettingsTable):
 class WitnessSettings(SettingsTable):
     """`[[witness]]`: a server that cosigns each checkpoint. `key`: its cosignature key, `name+id+base64`."""
 
-    url: Annotated[str, AfterValidator(_witness_url)]
+    url: Annotated[str, AfterValidator(setting_values.witness_url)]
     """The address of a witness (C2SP tlog-witness) that gets each checkpoint; any number of `[[witness]]`."""
-    key: Annotated[str, AfterValidator(_witness_key)]
+    key: Annotated[str, AfterValidator(setting_values.witness_key)]
     """The key of its cosignatures, `name+id+base64`."""
-    monitoring: Annotated[str, AfterValidator(_witness_url)] | None = None
+    monitoring: Annotated[str, AfterValidator(setting_values.witness_url)] | None = None
     """The prefix under which it shows the checkpoints that it cosigned (C2SP tlog-witness). Default: `url`."""
 
 
 class LocalSettings(SettingsTable):
     """`[local]`: repositories that are never resolved to an upstream, even before the first push to them."""
 
-    namespaces: tuple[Annotated[str, AfterValidator(_namespace)], ...] = ()
+    namespaces: tuple[Annotated[str, AfterValidator(setting_values.namespace)], ...] = ()
     """Globs of the repositories that never belong to a mirror, even before the first push to them."""
 
 

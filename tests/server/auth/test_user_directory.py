@@ -13,7 +13,8 @@ import pytest
 from boltseal.errors import Full, Unavailable
 from boltseal.policy.token_scope import DEFAULT_TERMS, parse_scope
 from boltseal.server.auth.actor import ANONYMOUS
-from boltseal.server.auth.api_tokens import OwnerKind, TokenRequest, add_token, revoke_tokens
+from boltseal.server.auth.api_token_fields import OwnerKind
+from boltseal.server.auth.api_tokens import TokenRequest, add_token, revoke_tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
 from boltseal.server.storage.metadata import account_table
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data

@@ -13,7 +13,8 @@ from boltseal.events import QuotaLow, cloud_event
 from boltseal.notify.outbox import LogCursor, Posting
 from boltseal.policy.token_scope import DEFAULT_TERMS, parse_scope
 from boltseal.server.auth.actor import Actor
-from boltseal.server.auth.api_tokens import OwnerKind, TokenRequest, add_token
+from boltseal.server.auth.api_token_fields import OwnerKind
+from boltseal.server.auth.api_tokens import TokenRequest, add_token
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.storage.blobs.protocol import UploadKey
 from boltseal.server.storage.fsck import examine

@@ -33,6 +33,7 @@ from boltseal.deploy.kube.manifest_objects import (
 from boltseal.deploy.kube.object_diff import ObjectChange, object_change
 from boltseal.deploy.kube.pinned_manifests import PinnedImage, PinnedManifests
 from boltseal.deploy.kube.rollout import RolloutState, rollout_of
+from boltseal.deploy.release_choice import abandon, release_to_restore, release_to_resume, unfinished_release
 from boltseal.deploy.release_flow import DeployResult
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import (
@@ -41,14 +42,11 @@ from boltseal.deploy.releases import (
     ReleaseContents,
     ReleasedObject,
     ReleasedService,
-    ReleaseEnd,
     ReleaseKind,
     ServiceState,
     last_good,
-    rollback_target,
 )
 from boltseal.engines.cluster import Cluster, Json, ObjectId, id_of, uid_of
-from boltseal.errors import NotFound
 from boltseal.lockfile.document import Lock
 from boltseal.lockfile.format import format_lock
 
@@ -160,7 +158,7 @@ class KubeDeployer:
         if not anyway:
             self._check_held_text(releases, project)
         checked = self.dry_run(documents, force=self.flow.force)
-        unfinished = next((each for each in reversed(releases) if each.unfinished), None)
+        unfinished = unfinished_release(releases)
         if unfinished is None and last is not None and self._runs(last, project, checked):
             return DeployResult(last)
         release = Release(
@@ -187,15 +185,11 @@ class KubeDeployer:
         releases = self.folder.all()
         if number is None:
             check_repeated(releases, self.flow.options)
-        target = rollback_target(releases) if number is None else self.folder.read(number)
-        if target is None:
-            raise NotFound(
-                f"can't roll back: {self.folder.project} has no release before the running one; see `boltseal release ls {self.flow.options}`"
-            )
+        target = release_to_restore(self.folder, releases, number, self.flow.options)
         recorded = self.folder.contents(target.number)
         documents = [each for each in documents_of(recorded) if not is_job(each)]
         checked = self.dry_run(documents, force=True)
-        last, unfinished = last_good(releases), next((each for each in reversed(releases) if each.unfinished), None)
+        last, unfinished = last_good(releases), unfinished_release(releases)
         new = self.folder.next_number()
         release = Release(
             project=self.folder.project,
@@ -217,21 +211,14 @@ class KubeDeployer:
 
     def resume(self) -> DeployResult:
         """Resume the unfinished release. Raises: NotFound: there is none; as `KubeFlow.resume`."""
-        unfinished = next((each for each in reversed(self.folder.all()) if each.unfinished), None)
-        if unfinished is None:
-            raise NotFound(
-                f"{self.folder.project} has no unfinished release; see `boltseal release ls {self.flow.options}`"
-            )
-        outcome = self.flow.resume(unfinished)
+        outcome = self.flow.resume(release_to_resume(self.folder, self.flow.options))
         self.folder.prune(frozenset())
         return DeployResult(outcome.release, outcome)
 
     def _run(
         self, release: Release, contents: ReleaseContents, unfinished: Release | None, *, force: bool = False
     ) -> DeployResult:
-        if unfinished is not None:
-            now_us, why = self.flow.now_us(), f"release {release.number} took over"
-            self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, now_us, why))
+        abandon(self.folder, unfinished, self.flow.now_us(), release.number)
         flow = replace(self.flow, force=force or self.flow.force)
         outcome = flow.run(release, contents)
         self.folder.prune(frozenset())

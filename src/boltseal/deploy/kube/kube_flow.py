@@ -69,8 +69,8 @@ def documents_of(contents: ReleaseContents) -> list[dict[str, Any]]:
 class KubeFlow:
     """Runs releases of one project on one cluster.
 
-    `namespace`: that of the release. `force`: take over fields that other managers have. `now_us`: the clock, microseconds since the epoch. `pause_s`: between
-    two questions for the state of a rollout.
+    `namespace`: that of the release. `force`: take over fields that other managers have. `now_us`: the clock, microseconds
+    since the epoch. `pause_s`: the time between two questions for the state of a rollout.
     """
 
     cluster: Cluster

@@ -38,6 +38,7 @@ from boltseal.deploy.quadlet.unit_flow import (
     units_text,
 )
 from boltseal.deploy.quadlet.unit_folders import ProjectUnits, read_units
+from boltseal.deploy.release_choice import abandon, release_to_restore, release_to_resume, unfinished_release
 from boltseal.deploy.release_cleanup import ReleaseCleanup
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
 from boltseal.deploy.release_images import PreparedImage, hold_reason, labels_of
@@ -52,10 +53,9 @@ from boltseal.deploy.releases import (
     ServiceState,
     check_kind,
     last_good,
-    rollback_target,
 )
 from boltseal.deploy.source_snapshot import changed_files
-from boltseal.errors import NotFound, Precondition
+from boltseal.errors import Precondition
 from boltseal.host.keeper import Keeper
 from boltseal.lockfile.document import Lock, key_in
 from boltseal.lockfile.format import format_lock
@@ -149,7 +149,7 @@ class UnitDeployer:
         check_images(releases, {each.unit: str(each.digest) for each in plan.images}, self.flow.options)
         if not anyway:
             self._check_held_text(releases, plan)
-        unfinished = next((each for each in reversed(releases) if each.unfinished), None)
+        unfinished = unfinished_release(releases)
         last = last_good(releases)
         if unfinished is None and last is not None and await self._runs(last, plan):
             return DeployResult(last)
@@ -183,17 +183,13 @@ class UnitDeployer:
         check_kind(releases, self.folder.project)
         if number is None:
             check_repeated(releases, self.flow.options)
-        target = rollback_target(releases) if number is None else self.folder.read(number)
-        if target is None:
-            raise NotFound(
-                f"can't roll back: {self.folder.project} has no release before the running one; see `boltseal release ls {self.flow.options}`"
-            )
+        target = release_to_restore(self.folder, releases, number, self.flow.options)
         contents = self.folder.contents(target.number)
         self._check_files(target, contents)
         text = UnitsText.of(contents)
         project = read_units(Path(target.directory))
         services_of(self._with(text.drop_ins()), project)
-        last, unfinished = last_good(releases), next((each for each in reversed(releases) if each.unfinished), None)
+        last, unfinished = last_good(releases), unfinished_release(releases)
         new = self.folder.next_number()
         release = Release(
             project=self.folder.project,
@@ -217,14 +213,8 @@ class UnitDeployer:
 
     async def resume(self) -> DeployResult:
         """Continue the unfinished release. Raises: NotFound: there is none."""
-        releases = self.folder.all()
-        check_kind(releases, self.folder.project)
-        unfinished = next((each for each in reversed(releases) if each.unfinished), None)
-        if unfinished is None:
-            raise NotFound(
-                f"{self.folder.project} has no unfinished release; see `boltseal release ls {self.flow.options}`"
-            )
-        outcome = await self.flow.resume(unfinished)
+        check_kind(self.folder.all(), self.folder.project)
+        outcome = await self.flow.resume(release_to_resume(self.folder, self.flow.options))
         await self._clean(outcome)
         return DeployResult(outcome.release, outcome)
 
@@ -235,9 +225,7 @@ class UnitDeployer:
         unfinished: Release | None,
         pulled: tuple[str, ...] = (),
     ) -> DeployResult:
-        if unfinished is not None:
-            now_us, why = self.flow.now_us(), f"release {release.number} took over"
-            self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, now_us, why))
+        abandon(self.folder, unfinished, self.flow.now_us(), release.number)
         outcome = await self.flow.run(release, contents)
         await self._clean(outcome)
         return DeployResult(outcome.release, outcome, pulled, None if unfinished is None else unfinished.number)
@@ -355,7 +343,7 @@ class UnitDeployer:
             if not changed_files(plan.project.root, self.folder.contents(undone.number).files):
                 raise Held(
                     f"the units are those of release {undone.number}, held since release {rollback.number} went back from it. "
-                    f"Nothing was changed; {end_hint(self.flow.options)}, or deploy them by `boltseal deploy --quadlet --anyway`"
+                    f"Nothing was changed; {end_hint(self.flow.options)}, or deploy them by `boltseal deploy --quadlet --anyway {self.flow.options}`"
                 )
 
 

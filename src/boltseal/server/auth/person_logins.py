@@ -4,7 +4,7 @@
     finish   the provider sends it back with a code and the state; this server exchanges the code for an ID token
 
 State, nonce and verifier are made from the cookie's secret, so they belong to this browser, and nothing is stored until a login
-succeeds: who only asks fills no table. The checks of what comes back, in this order:
+succeeds: a client that only begins logins fills no table. The checks of what comes back, in this order:
 
 1. the state was made from this browser's cookie, less than `LOGIN_S` ago
 2. `iss`, if it is there, or the provider always adds it (RFC 9207), is the configured provider

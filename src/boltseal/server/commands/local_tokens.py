@@ -8,14 +8,13 @@ from typing import Final
 from boltseal.commands.api_tokens import NewToken, SessionInfo, TokenInfo, WantedToken
 from boltseal.errors import Invalid
 from boltseal.policy.token_scope import parse_scope
+from boltseal.server.auth.api_token_fields import OwnerKind, token_fields
 from boltseal.server.auth.api_tokens import (
     CreatedToken,
-    OwnerKind,
     TokenRequest,
     add_token,
     required_kind,
     revoke_tokens,
-    token_fields,
     token_of,
     tokens_of,
 )

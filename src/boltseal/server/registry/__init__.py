@@ -74,8 +74,9 @@ def build_registry(
 ) -> Registry:
     """Return the registry over one store; all parts share one tag writer.
 
-    `disk_reserve`: the space that uploads must leave free. `pulls`: the reading side of the registry that this one
-    replaces, with its caches, which do not depend on rules or quotas. `refused_pushes`: of that registry too. `tiles`: the objects from which a log's tiles are read.
+    `disk_reserve`: the space that uploads must leave free. `pulls`: the reading side of the registry that this one replaces,
+    with its caches, which do not depend on rules or quotas. `refused_pushes`: of that registry too. `tiles`: the objects from
+    which a log's tiles are read.
     """
     tag_writer, refusals = TagWriter(rules), RefusalLog(rules)
     tiles = tiles or {}

@@ -3,7 +3,8 @@
 An entry is valid when its transaction is committed. Signing follows; it may be late, but never wrong. The steps of
 `integrate`:
 
-1. Take the signing lock, or go on without it if another process holds it for some seconds. Read key, high-water mark and database, the database in one snapshot.
+1. Take the signing lock, or go on without it if another process holds it for some seconds. Read key, high-water mark and
+   database, the database in one snapshot.
 2. Compare: the database must have everything that was ever signed, unchanged. `LedgerInDoubt` names the difference.
    Where there is a bucket, it must still be this registry's (`BucketOwner.confirm`): its owner is read beside the mark, before any
    tile is written, since a tile in another registry's bucket would stop that one's ledger.

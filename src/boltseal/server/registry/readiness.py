@@ -71,7 +71,8 @@ async def readiness(
 ) -> Readiness:
     """Return the readiness now.
 
-    `clock`: of this server. `read_only`: why writes are refused, None where they are not. `upkeep`: of a blob store on another machine. `write_wait_limit_s`: how long a write may wait.
+    `clock`: of this server. `read_only`: why writes are refused, None where they are not. `upkeep`: of a blob store on another
+    machine. `write_wait_limit_s`: how long a write may wait.
     """
     blockers: list[str] = []
     found = list(notes)

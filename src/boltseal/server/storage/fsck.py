@@ -14,9 +14,10 @@ Steps:
 7. What the running server keeps for itself: waiting events, upload sessions, failed logins, users,
    unfinished purges (`fsck_state`).
 8. The blobs: every row has a file of that size whose bytes have that digest.
-9. The bucket, if there is one, is this registry's (`bucket_owner`). All names in the store: no file or object is foreign, and in an object store every object that a row names is there and has
-   its size. What a lost database is rebuilt from has the content that the rows say. Unreferenced blobs and objects are counted. They
-   are no fault: refused pushes leave them, and `boltseal admin gc` deletes them, or with `--full` what no row names.
+9. The bucket, if there is one, is this registry's (`bucket_owner`). All names in the store: no file or object is foreign, and
+   in an object store every object that a row names is there and has its size. What a lost database is rebuilt from has the
+   content that the rows say. Unreferenced blobs and objects are counted. They are no fault: refused pushes leave them, and
+   `boltseal admin gc` deletes them, or with `--full` what no row names.
 
 Steps 1 to 7 read one snapshot of the database. Steps 8 and 9 go through blobs and names in pages, in order, and can be continued
 (`fsck_position`). Blobs are read after the snapshot, and a blob that is not as it must be is read again

@@ -48,7 +48,7 @@ def check_origin(request: Request, base_url: str | None) -> None:
     fetched_from, origin = request.header(b"sec-fetch-site"), request.header(b"origin")
     if fetched_from is None and origin is None:
         raise FormRefused(
-            "the form has neither Origin nor Sec-Fetch-Site; use a present browser, or the API for programs"
+            "the form has neither Origin nor Sec-Fetch-Site; use a current browser, or the API for programs"
         )
     own = {base_url.lower()} if base_url is not None else set()
     host = (request.header(b"host") or "").lower()

@@ -21,13 +21,12 @@ from boltseal.server.api.admin.paging import Page, PageQuery, cursor_of, number_
 from boltseal.server.api.admin.routes import RequestInvalid, Right, Route
 from boltseal.server.api.request import Request
 from boltseal.server.auth.access import Access
+from boltseal.server.auth.api_token_fields import OwnerKind, token_fields
 from boltseal.server.auth.api_tokens import (
     MAX_DESCRIPTION,
     ApiTokens,
-    OwnerKind,
     TokenNotAllowed,
     TokenRequest,
-    token_fields,
     token_of,
     tokens_of,
 )

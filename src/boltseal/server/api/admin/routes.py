@@ -52,8 +52,8 @@ class Right(StrEnum):
 RIGHTS: Final = {
     Right.LOGIN: "every user; without `anonymous_pull` no anonymous client",
     Right.USER: "every user with a login, by password or API token; for the tokens of others as for operators",
-    Right.CATALOG: "who may list `/v2/_catalog`; only repositories that the caller may pull are listed",
-    Right.PULL: "who may pull from the repository",
+    Right.CATALOG: "a caller that may list `/v2/_catalog`; only repositories that the caller may pull are listed",
+    Right.PULL: "a caller that may pull from the repository",
     Right.ADMIN: "a login with `admin` and `pull` in the repository",
     Right.OPERATOR: 'a login with `admin` in every repository (a grant with `repository = "**"`)',
     Right.REPORT: "a login with `report`; without users every caller",
@@ -70,10 +70,17 @@ Handler = Callable[[Request, Any], Awaitable[msgspec.Struct]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path. `takes`: the type of the query (GET, DELETE) or body (POST). `returns`: the type of the answer.
+    """One method of one path.
 
-    `max_body_bytes`: the largest body. `of_one`: it is about one thing, which
-    may not exist; also so where the right needs a name. `name`: the path without `PREFIX`. `summary`: one sentence for the docs. `changes`: refused while nothing may be written.
+    Attributes:
+        name: the path without `PREFIX`.
+        summary: one sentence for the docs.
+        takes: the type of the query (GET, DELETE) or body (POST).
+        returns: the type of the answer.
+        changes: whether it is refused while nothing may be written.
+        max_body_bytes: the size of the largest body.
+        of_one: whether it is about one named thing, so that it answers 404 if there is none. Routes whose right needs a
+            repository answer so as well.
     """
 
     method: str

@@ -53,8 +53,8 @@ BULK_THREADS: Final = 4
 class ObjectBlobs:
     """`BlobStore` in an object store. `data`: the folder with the spool. `redirect`: clients fetch large blobs from the store.
 
-    `memory_bytes`: what all writers together may buffer, half of it before the spool, about as much behind it. `spool_bytes`: what bodies that are not in the store yet may take.
-    `lock_wait_s`: how long a request waits for its session.
+    `memory_bytes`: what all writers together may buffer, half of it before the spool, about as much behind it. `spool_bytes`:
+    what bodies that are not in the store yet may take. `lock_wait_s`: how long a request waits for its session.
     """
 
     def __init__(

@@ -353,7 +353,7 @@ class RedirectUrl(Protocol):
     async def redirect_url(self, digest: Digest, expires_s: int) -> str | None:
         """Return a URL whose GET returns the blob, valid for `expires_s` seconds; None to send the bytes instead.
 
-        The URL is a secret: who has it can read the blob without a login. Never log it. It does not answer HEAD.
+        The URL is a secret: a client that has it can read the blob without a login. Never log it. It does not answer HEAD.
         """
         ...
 

@@ -6,7 +6,7 @@ A process writes its row before it caches anything, and from then on confirms: i
 under another number, and then writes the number and a higher beat. It does so every `BEAT_S`, and at once when the number has changed.
 It sends cached content that it can't confirm for at most `stale_ms` after it began its last successful confirmation.
 
-So who has committed a higher number and then reads the rows knows that no process answers from before the COMMIT when each row
+A process that has committed a higher number reads the rows afterwards. No process answers from before that COMMIT any more when each row
 
 - has that number or a higher one, or
 - has kept its beat for `stale_ms` and `MARGIN_S` longer: its process confirmed nothing meanwhile, and has stopped to answer.

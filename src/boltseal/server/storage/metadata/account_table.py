@@ -1,6 +1,7 @@
 """The users who may log in, with the encrypted hashes of their passwords.
 
-The rules for names are in `server.storage.users`. With the first user a row says for ever that there was one. A change invalidates the caches of every process, so that a removed user is refused at the next request.
+The rules for names are in `server.storage.users`. With the first user a row says for ever that there was one. A change
+invalidates the caches of every process, so that a removed user is refused at the next request.
 """
 
 from __future__ import annotations

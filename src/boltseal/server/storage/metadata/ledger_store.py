@@ -190,7 +190,7 @@ def changes_of_tag(
         .order_by(entry.c.idx.desc())
         .execution_options(yield_per=200)
     )
-    with snapshot.sql.connection.execute(query) as rows:  # who has read enough leaves, and a server's cursor is closed
+    with snapshot.sql.connection.execute(query) as rows:  # closes PostgreSQL's cursor when the caller stops early
         yield from (IndexedLine(*row) for row in rows)
 
 
@@ -232,5 +232,5 @@ def newest_entries(
     )
     if before is not None:
         query = query.where(entry.c.idx < before)
-    with snapshot.sql.connection.execute(query) as rows:  # who has read enough leaves, and a server's cursor is closed
+    with snapshot.sql.connection.execute(query) as rows:  # closes PostgreSQL's cursor when the caller stops early
         yield from (IndexedLine(*row) for row in rows)
