@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from tests.admin_requests import ONE, as_user, filled
 from tests.host_documents import release, report, running
 from tests.serving import Serving
 
+ROOT = Path(__file__).resolve().parents[3]
 SHOP = {"repository": "shop/app"}
 TAG = {**SHOP, "tag": "1.4.2"}
 WHY = {"reason": "a test"}
@@ -125,6 +127,16 @@ async def test_the_document_has_every_route_and_no_other(registry: Serving) -> N
 
     assert described == {(route.method, route.name) for route in api.routes} | {("GET", "openapi.json")}
     assert described - {("GET", "openapi.json")} == REQUESTS.keys()
+
+
+async def test_the_reference_page_has_every_route(registry: Serving) -> None:
+    """What readers look up is complete: the table of the page has the routes of the server, with the right that each needs."""
+    api = cast("Application", registry.app)._endpoints[PREFIX]
+    assert isinstance(api, AdminApi)
+    page = (ROOT / "docs/reference/admin-api.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]+) (\S+)` \|.*\| `(\w+)` \|$", page, re.MULTILINE)
+
+    assert sorted(rows) == sorted((route.method, route.path, str(route.right)) for route in api.routes)
 
 
 async def test_every_answer_is_as_the_document_says(data: Path) -> None:
