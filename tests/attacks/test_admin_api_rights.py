@@ -15,10 +15,11 @@ import pytest
 
 from boltseal.server.api.admin.routes import PREFIX, RIGHTS, Right
 from boltseal.server.auth.api_token_text import make_token
-from tests.admin_requests import as_user, filled, post
+from tests.admin_requests import ONE, as_user, filled, post, settings_with_users
+from tests.host_documents import release, report, running
 from tests.logins import bearer
 from tests.server.api.test_admin_openapi import REQUESTS
-from tests.serving import Serving
+from tests.serving import Serving, serving_as
 
 PRIVATE = "other/private"
 
@@ -112,7 +113,7 @@ def entitled(right: Right, repository: str) -> set[str]:
             return LOGS_IN
         case Right.USER:
             return MANAGES_TOKENS
-        case Right.CATALOG:
+        case Right.CATALOG | Right.HOSTS:
             return LISTS
         case Right.PULL:
             return PULLS[repository.partition("/")[0]]
@@ -127,8 +128,9 @@ def entitled(right: Right, repository: str) -> set[str]:
 async def send(
     registry: Serving, method: str, name: str, asked: Mapping[str, Any], headers: Mapping[str, str]
 ) -> httpx2.Response:
-    body = {"params": asked} if method in ("GET", "DELETE") else {"json": asked}
-    return await registry.client.request(method, f"{PREFIX}{name}", headers=headers, **body)
+    if method in ("GET", "DELETE"):
+        return await registry.client.request(method, f"{PREFIX}{name}", params=asked, headers=headers)
+    return await registry.client.request(method, f"{PREFIX}{name}", json=asked, headers=headers)
 
 
 async def test_every_route_admits_those_whom_the_document_names_and_nobody_else(shop: Serving) -> None:
@@ -172,3 +174,23 @@ async def test_no_answer_to_a_caller_has_a_trace_of_what_it_may_not_pull(shop: S
                     wrong.append(f"{method} {name} {asked} as {caller}: {answer.text[:200]}")
 
     assert wrong == []
+
+
+async def test_anonymous_clients_do_not_see_what_hosts_run(data: Path) -> None:
+    """With `anonymous_pull` the whole internet may pull an image; which hosts run it, and who deployed it, is for users."""
+    settings = settings_with_users(data)
+    public = settings.auth.model_copy(update={"anonymous_pull": ("shop/**",)})
+    async with serving_as(settings.model_copy(update={"auth": public})) as shop:
+        image = running("registry.example/shop/app:1.4.2", ONE.digest)
+        for document in (report("web-1", image), report("web-1") | release("shop", 1, image)):
+            sent = await shop.client.post(f"{PREFIX}reports", json=document, headers=basic("boss"))
+            assert sent.status_code == 200, sent.text
+        asked = (("hosts", {}), ("host", {"host": "web-1"}), ("hosts/images", {}), ("releases", {}))
+        anonymous = [await send(shop, "GET", name, query, {}) for name, query in asked]
+        by_user = [await send(shop, "GET", name, query, basic("ci")) for name, query in asked]
+        listed = await send(shop, "GET", "repositories", {}, {})
+
+    assert [each.status_code for each in anonymous] == [401] * 4
+    assert not any(b"web-1" in each.content for each in anonymous)
+    assert all(b"web-1" in each.content for each in by_user)
+    assert listed.status_code == 200

@@ -80,9 +80,8 @@ def create(
         made = target.tokens("admin token create").create(wanted)
         output.add(**_fields(made.token, "created"), token=made.text)
         output.print(clean(made.text))
-        output.say(
-            f"token {made.token.id} of {made.token.owner}, valid until {made.token.expires}; it is not shown again"
-        )
+        shown = f"token {made.token.id} of {made.token.owner}, valid until {made.token.expires}; it is not shown again"
+        output.say(clean(shown))
         if made.token.warning:
             output.say(clean(made.token.warning))
 

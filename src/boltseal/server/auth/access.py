@@ -316,6 +316,12 @@ class Access:
                 )
         return caller.actor
 
+    def check_known_lister(self, caller: Caller) -> Actor:
+        """Return the actor for what runs where: as `check_catalog`, and a client without a login has nothing of it. Raises: LoginNeeded."""
+        if self.required() and caller.user is None:
+            raise LoginNeeded("what hosts run needs a login", CATALOG_SCOPE)
+        return self.check_catalog(caller)
+
     def _may_have_catalog(self, caller: Caller) -> bool:
         """Return whether the caller may list repositories: any user, and anonymous callers that may pull something."""
         return not self.required() or caller.user is not None or bool(self.grants.anonymous_pull)
