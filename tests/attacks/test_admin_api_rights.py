@@ -16,9 +16,9 @@ import pytest
 from boltseal.server.api.admin.routes import PREFIX, RIGHTS, Right
 from boltseal.server.auth.api_token_text import make_token
 from tests.admin_requests import ONE, as_user, filled, post, settings_with_users
+from tests.admin_routes import REQUESTS
 from tests.host_documents import release, report, running
 from tests.logins import bearer
-from tests.server.api.test_admin_openapi import REQUESTS
 from tests.serving import Serving, serving_as
 
 PRIVATE = "other/private"
@@ -133,7 +133,7 @@ async def send(
     return await registry.client.request(method, f"{PREFIX}{name}", json=asked, headers=headers)
 
 
-async def test_every_route_admits_those_whom_the_document_names_and_nobody_else(shop: Serving) -> None:
+async def test_every_route_admits_exactly_the_callers_that_the_document_names(shop: Serving) -> None:
     """For each route and caller: an answer of the route for who has the right, and 401 or 403 for all others."""
     document = (await shop.client.get(f"{PREFIX}openapi.json")).json()
     known, wrong = await callers(shop), list[str]()
@@ -185,7 +185,12 @@ async def test_anonymous_clients_do_not_see_what_hosts_run(data: Path) -> None:
         for document in (report("web-1", image), report("web-1") | release("shop", 1, image)):
             sent = await shop.client.post(f"{PREFIX}reports", json=document, headers=basic("boss"))
             assert sent.status_code == 200, sent.text
-        asked = (("hosts", {}), ("host", {"host": "web-1"}), ("hosts/images", {}), ("releases", {}))
+        asked: tuple[tuple[str, dict[str, str]], ...] = (
+            ("hosts", {}),
+            ("host", {"host": "web-1"}),
+            ("hosts/images", {}),
+            ("releases", {}),
+        )
         anonymous = [await send(shop, "GET", name, query, {}) for name, query in asked]
         by_user = [await send(shop, "GET", name, query, basic("ci")) for name, query in asked]
         listed = await send(shop, "GET", "repositories", {}, {})

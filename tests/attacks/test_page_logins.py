@@ -272,7 +272,7 @@ def made_state(browser: Browser, end: str, return_to: str) -> str:
 async def test_a_state_that_the_sender_made_is_refused(
     shop: Serving, provider: Provider, end: str, return_to: str
 ) -> None:
-    """Who owns a browser knows its cookie, and can authenticate a state with any end and any page: a refusal, and no internal error."""
+    """An attacker knows the cookie of its own browser, and can authenticate a state with any end and page: refused, without an internal error."""
     browser = Browser(shop)
     address = await browser.begin()
     before = len(provider.requests)
@@ -282,7 +282,7 @@ async def test_a_state_that_the_sender_made_is_refused(
     assert len(provider.requests) == before
 
 
-async def test_a_state_that_the_sender_made_leads_to_no_other_page(shop: Serving, provider: Provider) -> None:
+async def test_a_state_that_the_sender_made_redirects_to_no_other_page(shop: Serving, provider: Provider) -> None:
     """The page in a state is checked where it is used, not only where the state was made."""
     browser = Browser(shop)
     address = urlsplit(await browser.begin())
