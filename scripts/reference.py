@@ -35,6 +35,7 @@ from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.tag_expectations import TAGS_KEYS
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
 from boltseal.server.api.admin.api_tokens import ApiTokenRoutes
+from boltseal.server.api.admin.hosts import HostRoutes
 from boltseal.server.api.admin.operator_reads import OperatorReads
 from boltseal.server.api.admin.pipeline_sessions import PipelineSessionRoutes
 from boltseal.server.api.admin.refused_pushes import RefusedPushReads
@@ -257,6 +258,7 @@ def admin_routes() -> str:
         RulePlans(none, none),
         OperatorReads(none, none, none),
         ApiTokenRoutes(none),
+        HostRoutes(none, none),
         PipelineSessionRoutes(none),
     )
     rows = [

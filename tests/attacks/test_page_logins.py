@@ -21,6 +21,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from boltseal.server.auth.api_token_text import make_token
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.store_factory import open_store
@@ -244,6 +245,58 @@ async def test_a_changed_state_is_refused(shop: Serving, provider: Provider, cha
 
     assert answer.status_code in (400, 401)
     assert len(provider.requests) == before
+
+
+def made_state(browser: Browser, end: str, return_to: str) -> str:
+    """Return a state that its sender made from its own cookie, which it knows."""
+    text = f"x.{end}.{return_to}"
+    code = hmac.digest(browser.cookie("boltseal-login").encode(), f"boltseal state {text}".encode(), hashlib.sha256)
+    return f"{text}.{b64(code)}"
+
+
+@pytest.mark.parametrize(
+    ("end", "return_to"),
+    [
+        ("soon", ""),
+        ("", ""),
+        ("-1", ""),
+        ("9" * 5000, ""),
+        ("\u0669" * 10, ""),
+        (str(NOW_S + 9_999_999), ""),
+        (str(NOW_S + 300), "A"),
+        (str(NOW_S + 300), b64(b"\xff")),
+        (str(NOW_S + 300), "!"),
+    ],
+    ids=range(9),
+)
+async def test_a_state_that_the_sender_made_is_refused(
+    shop: Serving, provider: Provider, end: str, return_to: str
+) -> None:
+    """An attacker knows the cookie of its own browser, and can authenticate a state with any end and page: refused, without an internal error."""
+    browser = Browser(shop)
+    address = await browser.begin()
+    before = len(provider.requests)
+    answer = await browser.back(provider.authorize(address, state=made_state(browser, end, return_to)))
+
+    assert answer.status_code == 401
+    assert len(provider.requests) == before
+
+
+async def test_a_state_that_the_sender_made_redirects_to_no_other_page(shop: Serving, provider: Provider) -> None:
+    """The page in a state is checked where it is used, not only where the state was made."""
+    browser = Browser(shop)
+    address = urlsplit(await browser.begin())
+    state = made_state(browser, str(int(time.time()) + 300), b64(b"//evil.example.com/\r\nset-cookie: a=b"))
+    key = browser.cookie("boltseal-login").encode()
+    nonce, verifier = (
+        b64(hmac.digest(key, f"boltseal {purpose} {state}".encode(), hashlib.sha256))
+        for purpose in ("nonce", "verifier")
+    )
+    query = {name: values[0] for name, values in parse_qs(address.query).items()}
+    query |= {"state": state, "nonce": nonce, "code_challenge": b64(hashlib.sha256(verifier.encode()).digest())}
+    answer = await browser.back(provider.authorize(address._replace(query=urlencode(query)).geturl()))
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/ui/account")
 
 
 async def test_a_stolen_code_is_worth_nothing_in_another_login(shop: Serving, provider: Provider) -> None:
@@ -653,6 +706,20 @@ async def test_failures_at_the_provider_make_an_address_wait(data: Path, provide
         ]
 
     assert found == [401] * 5 + [429]
+
+
+async def test_a_token_in_the_form_counts_as_a_failed_login(data: Path, provider: Provider) -> None:
+    """What looks like an API token is refused, and writes no more records than wrong passwords do."""
+    settings = with_provider(data, provider)
+    clock = Clock(time.time_ns() // 1000)
+    async with serving_as(settings, clock=clock) as shop:
+        browser = Browser(shop)
+        found = [(await browser.login("ci", make_token().text)).status_code for _ in range(12)]
+    with open_store(settings) as store:
+        records = store.database.read_and_wait(partial(number_of, "audit_event WHERE action = 'login.failed'"))
+
+    assert found == [401] * 5 + [429] * 7
+    assert records == 5
 
 
 async def test_secrets_are_not_logged(data: Path, provider: Provider, capfd: pytest.CaptureFixture[str]) -> None:

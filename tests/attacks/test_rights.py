@@ -373,6 +373,18 @@ async def test_an_old_password_is_refused_at_the_next_request(shop: Serving, set
     assert (before.status_code, after.status_code) == (200, 401)
 
 
+async def test_a_password_that_is_changed_while_it_is_checked_is_no_login(shop: Serving, settings: Settings) -> None:
+    """The comparison takes a moment; what it was right about is not right any more, and no token is issued for the new password."""
+    put_user(settings, "ci", bcrypt.hashpw(b"pw-ci", bcrypt.gensalt(13)))
+    before = await checks(shop)
+    logging_in = asyncio.create_task(shop.client.get("/token", auth=login("ci")))
+    while await checks(shop) == before:  # the comparison has not begun
+        pass
+    put_user(settings, "ci", bcrypt.hashpw(b"another", bcrypt.gensalt(4)))
+
+    assert (await logging_in).status_code == 401
+
+
 @pytest.mark.parametrize("name", ["other", None])
 async def test_receipts_by_index_reveal_no_repository_name(shop: Serving, name: str | None) -> None:
     """A refusal for an entry's receipt does not reveal the name of a private repository."""

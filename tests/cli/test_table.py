@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boltseal.cli.table import table_lines
+from boltseal.cli.table import print_table, table_lines
 
 ONE, TWO = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
 COLUMNS = ("ENTRY", "WHEN", "DIGEST", "BY, AND WHY")
@@ -14,6 +14,16 @@ ROWS = (
     ("0", "2026-11-23T09:00:41Z", ONE, "ci"),
     ("12", "2026-11-24T09:00:41Z", TWO, "ada: the first one had a wrong certificate in it"),
 )
+
+
+def test_a_cell_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A registry or host may name anything: escape sequences, line feeds and marks that turn the text are shown as text."""
+    print_table(("NAME", "BY"), [("\x1b[2J\x1b]0;x\x07", "a\r\nb\u202ec\x9b1m")])
+    out = capsys.readouterr().out
+
+    assert all(char.isprintable() or char == "\n" for char in out)
+    assert out.splitlines()[1].startswith("\\x1b[2J\\x1b]0;x\\x07")
+    assert out.splitlines()[1].endswith("a\\r\\nb\\u202ec\\x9b1m")
 
 
 def test_a_wide_terminal_shows_a_line_for_each_row() -> None:

@@ -108,6 +108,22 @@ async def test_the_newest_rows_of_each_user_and_repository_are_kept(servers: tup
     assert len(await rows(servers[1])) == 6
 
 
+async def test_a_flood_of_one_user_in_a_repository_removes_only_its_own_rows(
+    servers: tuple[Metadata, Metadata],
+) -> None:
+    """An attacker who may fill a repository's rows alone does not push out what others did there, whatever the order."""
+    refused = RefusedPushes(servers[0], Bounds(owner=5, repository=5, total=50))
+    for owner in ("ci", "release"):
+        refused.note(PUSH._replace(owner=owner, actor=owner))
+        await refused.write()
+    for number in range(9):
+        refused.note(PUSH._replace(owner="mallory", actor="mallory", tag=f"t{number}"))
+        await refused.write()
+    found = [(row.push.owner, row.push.tag) for row in await rows(servers[1])]
+
+    assert found == [("mallory", "t8"), ("mallory", "t7"), ("mallory", "t6"), ("release", "1.4.2"), ("ci", "1.4.2")]
+
+
 async def test_a_flood_of_one_user_is_dropped_and_that_of_all_is_bounded(servers: tuple[Metadata, Metadata]) -> None:
     """A user writes a number of rows in a minute, repeats not counted, and what waits in memory has a limit."""
     now_s = [0.0]

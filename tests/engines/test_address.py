@@ -36,6 +36,8 @@ def test_an_address_round_trips(text: str, address: EngineAddress) -> None:
         "web1",
         "unix://relative",
         "unix:///a\0b",
+        "unix:///run/a\x1b[2J.sock",
+        "unix:///run/a\nb.sock",
         "npipe:////./pipe/docker_engine",
         "tcp://host:0",
         "tcp://host:65536",

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from boltseal.engines.cluster import uid_of
+from boltseal.deploy.kube.cluster_failures import failure_of
+from boltseal.deploy.kube.rollout import Rollout, RolloutState
+from boltseal.engines.cluster import Cluster, ObjectId, uid_of
 from boltseal.engines.kubernetes import ClusterMismatch
 
 
@@ -29,3 +31,21 @@ def test_an_object_without_a_uid_is_refused(document: Any) -> None:
     """An object that exists has a UID, which distinguishes it from another one of its name."""
     with pytest.raises(ClusterMismatch, match="without a UID"):
         uid_of(document)
+
+
+class HostileCluster(Cluster):
+    """A cluster whose API server answers with one pod that is no pod."""
+
+    def read(self, path: str) -> Any:
+        return {"kind": "PodList", "items": [{"metadata": ["web-1"], "status": {"containerStatuses": []}}]}
+
+
+def test_pods_of_another_form_are_no_reason() -> None:
+    """Why a workload failed is asked after the failure: an answer that cannot be one is reported, and the release is restored."""
+    live = {"spec": {"selector": {"matchLabels": {"app": "web"}}}}
+    object_id = ObjectId("apps/v1", "Deployment", "shop", "web")
+    failure = failure_of(
+        HostileCluster("attackers"), object_id, "deployment/web", live, Rollout(RolloutState.FAILED, "late")
+    )
+
+    assert failure.reason.startswith("late; its pods could not be read: the cluster's answer is malformed")

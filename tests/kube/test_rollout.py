@@ -70,6 +70,18 @@ def test_the_state_of_a_rollout(document: dict[str, Any] | None, state: RolloutS
     assert rollout_of(document).state is state
 
 
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet", "Job", "CustomResourceDefinition"])
+@pytest.mark.parametrize("value", [None, True, 5, 1e400, "x", [1], [[]], [{"type": []}], {"a": 1}])
+def test_a_status_of_another_form_is_not_yet_done(kind: str, value: object) -> None:
+    """A hostile API server ends no deploy in the middle: what cannot be a state is waited for."""
+    keys = ("conditions", "replicas", "updatedReplicas", "readyReplicas", "desiredNumberScheduled", "numberAvailable")
+    state = rollout_of(
+        _object(kind, {"updateStrategy": value, "template": value}, {**SEEN, **dict.fromkeys(keys, value)})
+    )
+
+    assert state.state in (WAITING, DONE)
+
+
 def test_a_replica_failure_is_part_of_the_reason() -> None:
     """A quota that stops pods is named."""
     status = {

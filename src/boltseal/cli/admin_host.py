@@ -90,7 +90,7 @@ def show(
         hosts = RegistryHosts(access, server)
         found = hosts.host(check_host_name(name))
         output.add(**_host_fields(found, found.state))
-        output.print(f"{found.name}: {_state(found)}, last report {found.last}")
+        output.print(clean(f"{found.name}: {_state(found)}, last report {found.last}"))
         for each in found.reports:
             output.print(clean(f"  {_report(each)}"))
         _show_images(output, hosts.images(host=name))
@@ -139,9 +139,9 @@ def forget(
                 return
         gone = hosts.forget(name, dry_run=dry_run)
         output.add(**_host_fields(gone, "planned" if dry_run else "forgotten"))
-        output.print(gone.name)
+        output.print(clean(gone.name))
         output.say(
-            f"host {gone.name} with {counted(len(gone.reports), 'report')} {'would be' if dry_run else 'was'} forgotten"
+            f"host {clean(gone.name)} with {counted(len(gone.reports), 'report')} {'would be' if dry_run else 'was'} forgotten"
         )
 
 

@@ -57,7 +57,7 @@ def revoke(
     with CommandOutput("admin-session-revoke", as_json=as_json) as output:
         revoked = target.tokens("admin session revoke").revoke_session(session, dry_run=dry_run)
         output.add(**_fields(revoked, "planned" if dry_run else "revoked"))
-        output.print(revoked.id)
+        output.print(clean(revoked.id))
         output.say(f"the session of {clean(revoked.by)} {'would be' if dry_run else 'is'} revoked")
 
 

@@ -16,7 +16,7 @@ from boltseal.cli.output import CommandOutput
 from boltseal.cli.table import print_table
 from boltseal.cli.tag_target import TagTarget, takes_tag_target
 from boltseal.commands.api_tokens import TokenInfo, WantedToken
-from boltseal.commands.text import counted
+from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 from boltseal.policy.durations import Duration
 
@@ -79,12 +79,11 @@ def create(
         wanted = WantedToken(owner, tuple(repositories), tuple(actions or ["pull"]), life, description)
         made = target.tokens("admin token create").create(wanted)
         output.add(**_fields(made.token, "created"), token=made.text)
-        output.print(made.text)
-        output.say(
-            f"token {made.token.id} of {made.token.owner}, valid until {made.token.expires}; it is not shown again"
-        )
+        output.print(clean(made.text))
+        shown = f"token {made.token.id} of {made.token.owner}, valid until {made.token.expires}; it is not shown again"
+        output.say(clean(shown))
         if made.token.warning:
-            output.say(made.token.warning)
+            output.say(clean(made.token.warning))
 
 
 @admin_token.command("ls", cls=HelpCommand, epilog="Example: boltseal admin token ls --json")
@@ -112,7 +111,7 @@ def list_tokens(
         for each in tokens:
             output.add(**_fields(each, "works" if each.ends else "ended"))
             if each.warning:
-                output.say(each.warning)
+                output.say(clean(each.warning))
         if tokens and not as_json:
             print_table(("TOKEN", "OWNER", "SCOPE", "ENDS", "USED", "DESCRIPTION"), [_row(each) for each in tokens])
         elif not tokens:
@@ -142,7 +141,7 @@ def revoke(
         revoked = target.tokens("admin token revoke").revoke(token or "", user, dry_run=dry_run)
         for each in revoked:
             output.add(**_fields(each, "planned" if dry_run else "revoked"))
-            output.print(each.id)
+            output.print(clean(each.id))
         output.say(f"{counted(len(revoked), 'API token')} {'would be revoked' if dry_run else 'revoked'}")
 
 

@@ -47,8 +47,15 @@ def print_table(
     together: Collection[str] = (),
 ) -> None:
     """Print a table on stdout. `whole`: columns that are not wrapped; `together`: columns that readers compare."""
-    for line in table_lines(columns, list(rows), whole, terminal_columns(), together):
+    for line in table_lines(
+        columns, [[_shown(cell) for cell in row] for row in rows], whole, terminal_columns(), together
+    ):
         print_line(line)
+
+
+def _shown(cell: str) -> str:
+    """Return a cell with control characters escaped: registries and hosts choose texts, and a terminal obeys such characters."""
+    return cell if cell.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in cell)
 
 
 def table_lines(

@@ -48,7 +48,7 @@ class EngineAddress:
         """Parse DOCKER_HOST or `--host`; `certificates` apply to tcp only. Raises: EngineAddressInvalid."""
         scheme, found, rest = text.partition("://")
         if found and scheme == "unix":
-            if not rest.startswith("/") or "\0" in rest:
+            if not rest.startswith("/") or not rest.isprintable():
                 raise _invalid(text)
             return cls("unix", path=rest)
         if not found or scheme not in ("tcp", "http", "ssh"):

@@ -140,6 +140,7 @@ class _PodStatus(msgspec.Struct):
 
 
 class _Pod(msgspec.Struct):
+    metadata: _Metadata | None = None
     status: _PodStatus | None = None
 
 

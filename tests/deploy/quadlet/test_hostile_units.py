@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boltseal.deploy.quadlet.generator import parse_services, tokens_differ
+from boltseal.deploy.quadlet.pinned_units import drop_ins_of
 from boltseal.deploy.quadlet.unit_folders import UnitsInvalid
 from boltseal.errors import BoltsealError
 from tests.deploy.quadlet.units_project import UnitsProject, container, image
@@ -18,6 +19,14 @@ APP = image("app:1")
 REFUSED: dict[str, tuple[dict[str, str | bytes], str]] = {
     "auto-update": ({"a.container": container("app:1", "AutoUpdate=registry")}, "auto-update follows the tag"),
     "its label": ({"a.container": container("app:1", "Label=io.containers.autoupdate=registry")}, "auto-update"),
+    "its label with an escape": (
+        {"a.container": container("app:1", r"Label=io.containers.autoupdate\x3dregistry")},
+        "auto-update",
+    ),
+    "its label as an argument": (
+        {"a.container": container("app:1", "PodmanArgs=--label io.containers.autoupdate=registry")},
+        "auto-update",
+    ),
     "kube": ({"a.kube": "[Kube]\nYaml=a.yaml\n"}, "the images of a .kube are in its YAML"),
     "build": ({"a.build": "[Build]\nImageTag=x\nFile=./D\nSetWorkingDirectory=unit\n"}, "built here"),
     "of a build": ({"a.container": "[Container]\nImage=b.build\n"}, r"a\.container"),
@@ -122,6 +131,28 @@ def test_a_drop_in_file_changes_only_the_image(
     for old, new in zip(before, shop.generator.now().services, strict=True):
         kept = [line for line in new.lines if line != f"Image={name}"]
         assert tokens_differ(old.lines, kept, {APP: name}) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "setter"),
+    [
+        ("hub.test/shop/app:1", "../../../etc/systemd/system/ssh.service"),
+        ("hub.test/shop/app:1", "/etc/x.container"),
+        ("hub.test/shop/app:1", "x/../../y.container"),
+        ("hub.test/shop/app:1", "ssh.service"),
+        ("hub.test/shop/app:1", "a.container\n"),
+        ("hub.test/shop/app:1", ""),
+        ("hub.test/shop/app:1\n[Service]\nExecStartPre=/bin/sh -c id", "a.container"),
+        ("hub.test/shop/app:1 --privileged", "a.container"),
+        ("hub.test/shop/app:%i", "a.container"),
+        ("b.build\n", "a.container"),
+        ("", "a.container"),
+    ],
+)
+def test_a_changed_record_writes_no_other_file_and_no_other_line(image: str, setter: str) -> None:
+    """A release that was recorded by another program can neither leave the folder of drop-in files nor add settings to a unit."""
+    with pytest.raises(UnitsInvalid, match="its record was changed; nothing was written"):
+        drop_ins_of({"a.container": image}, {"a.container": setter})
 
 
 def test_a_value_can_not_begin_another_service() -> None:

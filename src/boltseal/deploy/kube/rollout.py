@@ -127,7 +127,8 @@ def _condition(status: Json, name: str) -> bool:
 
 
 def _conditions(status: Json) -> list[Mapping[str, Any]]:
-    return [each for each in status.get("conditions") or () if isinstance(each, Mapping)]
+    found = status.get("conditions")
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
 
 
 def _waiting(reason: str) -> Rollout:

@@ -26,6 +26,7 @@ from boltseal.oci.reference import Reference
 _TRANSPORT: Final = re.compile(r"(?:containers-storage|dir|docker-archive|docker-daemon|oci|oci-archive|ostree):")
 _AUTO_UPDATE: Final = re.compile(r"io\.containers\.autoupdate=[\"']?(?!disabled)")
 _DOCKER: Final = "docker://"
+_is_unit = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:container|image)", re.ASCII).fullmatch
 _MAX_LISTED: Final = 20
 _REFUSED_KINDS: Final = {
     "kube": "the images of a .kube are in its YAML; pin those by `boltseal pin`, and keep the unit in another folder",
@@ -109,8 +110,9 @@ def _refusal(unit: str, services: Mapping[str, GeneratedService]) -> str | None:
 
 
 def _container_refusal(service: GeneratedService, services: Mapping[str, GeneratedService]) -> str | None:
-    labels = service.values("X-Container", "Label")
-    if service.value("X-Container", "AutoUpdate") or any(_AUTO_UPDATE.search(each) for each in labels):
+    # In the command that starts it: Label= may have escapes, and PodmanArgs= adds labels as well.
+    started = service.values("Service", "ExecStart")
+    if service.value("X-Container", "AutoUpdate") or any(_AUTO_UPDATE.search(each) for each in started):
         return (
             "Podman's auto-update follows the tag, and a release is one digest; remove AutoUpdate= (or the label "
             "io.containers.autoupdate), and take new versions by `boltseal lock --update` and `boltseal deploy --quadlet`"
@@ -158,14 +160,29 @@ def _digest(reference: Reference, lock: Lock | None) -> Digest:
 def drop_ins_of(images: Mapping[str, str], setters: Mapping[str, str]) -> dict[str, str]:
     """Return the drop-in files of a release by unit. `images`: what each unit runs; `setters`: the unit that sets it.
 
-    Raises: UnitsInvalid: instances of one template would have different images.
+    Raises: UnitsInvalid: instances of one template would have different images; the record of a release has no units or images there,
+    so that a drop-in file would be elsewhere, or have other lines.
     """
     found: dict[str, str] = {}
     for unit, image in images.items():
-        text = drop_in_text(setters[unit], image)
-        if found.setdefault(setters[unit], text) != text:
-            raise UnitsInvalid(f"{unit} and others have their image from {setters[unit]}, but not the same one")
+        setter = setters.get(unit, "")
+        if _is_unit(setter) is None or not _is_image(image):
+            raise UnitsInvalid(
+                f"the release has no valid image of {quote(unit)} (got {quote(image, 300)} by {quote(setter)}, expected an image's name by a "
+                ".container or .image unit); its record was changed; nothing was written"
+            )
+        text = drop_in_text(setter, image)
+        if found.setdefault(setter, text) != text:
+            raise UnitsInvalid(f"{unit} and others have their image from {setter}, but not the same one")
     return found
+
+
+def _is_image(text: str) -> bool:
+    try:
+        Reference.parse(text)
+    except BoltsealError:
+        return False
+    return True
 
 
 def check_only_images(

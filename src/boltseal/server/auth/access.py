@@ -23,7 +23,7 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.api_token_text import TokenRefused, looks_like_token
 from boltseal.server.auth.api_tokens import AcceptedToken, ApiTokens, fingerprint
 from boltseal.server.auth.caller import Caller, EitherName, LoginNeeded, TokenCaller
-from boltseal.server.auth.logins import Logins
+from boltseal.server.auth.logins import Logins, LoginWrong
 from boltseal.server.auth.page_sessions import PageSession
 from boltseal.server.auth.people import login_of_person
 from boltseal.server.auth.pipeline_logins import PIPELINE_USER, PipelineLogins, PipelineSession
@@ -103,9 +103,15 @@ class Access:
         if looks_like_token(password):
             return await self._by_api_token(user, password)
         self._check_known(user)
-        await self._logins.verify(user, password, address)
+        held = await self._logins.verify(user, password, address)
         if self.api_tokens is not None and self._users.unknown is None:
-            await self.api_tokens.note_login(user, self.users().hashes.get(user, b""))
+            await self.api_tokens.note_login(user, held)
+        # What begins now is bound to the password of this moment, which may be another one than was compared.
+        if self.stale:
+            await self.refresh()
+        self._check_known(user)
+        if self.users().hashes.get(user) != held:
+            raise LoginWrong("wrong user or password: the password was changed at this moment; log in again")
         return Caller(user), None
 
     async def check_address(self, address: str) -> None:
@@ -309,6 +315,12 @@ class Access:
                     insufficient=True,
                 )
         return caller.actor
+
+    def check_known_lister(self, caller: Caller) -> Actor:
+        """Return the actor for what runs where: as `check_catalog`, and a client without a login has nothing of it. Raises: LoginNeeded."""
+        if self.required() and caller.user is None:
+            raise LoginNeeded("what hosts run needs a login", CATALOG_SCOPE)
+        return self.check_catalog(caller)
 
     def _may_have_catalog(self, caller: Caller) -> bool:
         """Return whether the caller may list repositories: any user, and anonymous callers that may pull something."""

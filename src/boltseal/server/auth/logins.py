@@ -87,22 +87,22 @@ class Logins:
         self._waiting = 0
         self._count = count
 
-    async def verify(self, user: str, password: str, address: str) -> None:
-        """Check a password.
+    async def verify(self, user: str, password: str, address: str) -> bytes:
+        """Check a password, and return the hash that it was compared with: the user may have another one by now.
 
         Raises:
             LoginWrong: no such user, or another password.
             LoginsTooMany: the address has to wait, or too many logins are waiting.
             UsersInvalid: the users' file cannot be parsed.
         """
-        held = self.directory.current().hashes.get(user)
+        held = self.directory.current().hashes.get(user, b"")
         mark = self._mark(user, password, held)
         if self._remembers(mark):
-            return
+            return held
         await self._failures(address)  # an address that has to wait does not queue first
         async with self._one_at_a_time():
             if self._remembers(mark):  # verified while this one waited
-                return
+                return held
             failures = await self._failures(address)  # again: logins that came before this one may have failed
             raw = password.encode()
             right = await self._bcrypt(raw[:MAX_PASSWORD_BYTES], held or _UNKNOWN_USER)
@@ -114,6 +114,7 @@ class Logins:
         self._known[mark] = self._clock() + REMEMBERED_S
         while len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
+        return held
 
     async def check_address(self, address: str) -> None:
         """Check that an address need not wait. Raises: LoginsTooMany, Unavailable."""
@@ -123,10 +124,10 @@ class Logins:
         """Count a login that failed without a password."""
         await self._failed.note(address)
 
-    def _mark(self, user: str, password: str, held: bytes | None) -> bytes:
+    def _mark(self, user: str, password: str, held: bytes) -> bytes:
         # It includes the hash from the file, so a changed password or a removed user invalidates it.
         hasher = hashlib.blake2b(key=self._secret, digest_size=32)
-        for part in (user.encode(), password.encode(), held or b""):
+        for part in (user.encode(), password.encode(), held):
             hasher.update(len(part).to_bytes(4, "big"))
             hasher.update(part)
         return hasher.digest()

@@ -23,6 +23,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ from boltseal.server.storage.metadata.protocol import PersonRow, UnitOfWork
 LOGIN_S: Final = 600
 """How long a person may take at the provider."""
 MAX_CODE: Final = 4096
-_STATE_PARTS: Final = 4
+_STATE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\.(?P<ends>[0-9]{1,12})\.(?P<page>[A-Za-z0-9_-]{0,1000})", re.ASCII)
+"""A state without the code at its end."""
 
 _log = structlog.get_logger(__name__)
 
@@ -277,18 +279,24 @@ class PersonLogins:
         return f"{text}.{_derived(cookie, 'state', text)}"
 
     def _read_state(self, cookie: str, state: str) -> tuple[str, int]:
-        """Return the page to go to, and when the state ends, seconds since the epoch. Raises: LoginRefused."""
+        """Return the page to go to, and when the state ends, seconds since the epoch. Raises: StateInvalid.
+
+        Who has the browser knows its cookie, so the parts may be of the sender's choice: the page must be checked where it is used.
+        """
         text, _, code = state.rpartition(".")
-        parts = text.split(".")
         right = bool(cookie) and hmac.compare_digest(
             _derived(cookie, "state", text).encode(), code.encode("utf-8", "replace")
         )
-        if not right or len(parts) != _STATE_PARTS - 1:
+        parts = _STATE.fullmatch(text)
+        if not right or parts is None:
             raise StateInvalid("the login was not begun in this browser, or cookies are blocked; begin it again")
-        ends_s = int(parts[1])
-        if self._sessions.now_us // 1_000_000 >= ends_s:
+        ends_s, encoded, now_s = int(parts["ends"]), parts["page"], self._sessions.now_us // 1_000_000
+        if not now_s < ends_s <= now_s + LOGIN_S:
             raise StateInvalid("the login took too long; begin it again")
-        return base64.urlsafe_b64decode(parts[2] + "=" * (-len(parts[2]) % 4)).decode(), ends_s
+        try:
+            return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode(), ends_s
+        except ValueError as error:
+            raise StateInvalid("the state of the login is not valid; begin it again") from error
 
 
 def _derived(cookie: str, purpose: str, text: str) -> str:

@@ -193,7 +193,9 @@ class Pages(HttpApplication):
         user, password = form.get("user", ""), form.get("password", "")
         return_to = return_address(form.get("return_to"))
         try:
-            if looks_like_token(password):
+            if looks_like_token(password):  # counted, or each request would add a record that nothing limits
+                await self._access.check_address(request.network)
+                await self._access.note_failed_login(request.network)
                 raise Unauthenticated("pages need the password; API tokens are for programs")
             await self._access.by_password(user, password, request.network)
         except (Unauthenticated, TooMany) as error:
@@ -225,7 +227,7 @@ class Pages(HttpApplication):
             await self._access.note_failed_login(request.network)
             await self._sessions.note_failure("", request.address, f"by {logins.name}: not valid")
             raise
-        return await self._logged_in(request, finished.cookie, finished.return_to)
+        return await self._logged_in(request, finished.cookie, return_address(finished.return_to))
 
     def _provider_logins(self) -> PersonLogins:
         if self._person_logins is None:

@@ -1,6 +1,7 @@
 """The routes of reports from hosts: a host sends one; users see what runs where, and operators forget a host.
 
-An operator sees everything. All others see images of repositories that they may pull, and the hosts and releases that have some.
+An operator sees everything. Other users see images of repositories that they may pull, and the hosts and releases that have some. Anonymous
+clients see nothing, whatever they may pull: with `anonymous_pull` they are the whole internet.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ class HostRoutes:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        catalog, operator = Right.CATALOG, Right.OPERATOR
+        seen, operator = Right.HOSTS, Right.OPERATOR
         return [
             Route(
                 "POST",
@@ -195,8 +196,8 @@ class HostRoutes:
                 changes=True,
                 max_body_bytes=MAX_REPORT_BYTES,
             ),
-            Route("GET", HOSTS, "List the hosts that report.", catalog, PageQuery, Hosts, self.hosts),
-            Route("GET", "host", "Show a host.", catalog, HostQuery, Host, self.host, of_one=True),
+            Route("GET", HOSTS, "List the hosts that report.", seen, PageQuery, Hosts, self.hosts),
+            Route("GET", "host", "Show a host.", seen, HostQuery, Host, self.host, of_one=True),
             Route(
                 "DELETE",
                 "host",
@@ -212,7 +213,7 @@ class HostRoutes:
                 "GET",
                 IMAGES,
                 "List what hosts run: by host, digest, repository or tag.",
-                catalog,
+                seen,
                 HostImagesQuery,
                 ImagesOfHosts,
                 self.images,
@@ -221,7 +222,7 @@ class HostRoutes:
                 "GET",
                 RELEASES,
                 "List releases that hosts reported, and how they ended.",
-                catalog,
+                seen,
                 ReleasesQuery,
                 Releases,
                 self.releases,

@@ -27,6 +27,8 @@ def check_right(access: Access, request: Request, right: Right, asked: Any) -> N
             request.actor = access.check_user(request.caller)
         case Right.CATALOG:
             request.actor = access.check_catalog(request.caller)
+        case Right.HOSTS:
+            request.actor = access.check_known_lister(request.caller)
         case Right.PULL:
             request.repository = Repository(asked.repository)
             request.actor = access.check(request.caller, request.repository, Action.PULL)

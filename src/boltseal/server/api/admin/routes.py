@@ -43,6 +43,7 @@ class Right(StrEnum):
     LOGIN = "login"
     USER = "user"
     CATALOG = "catalog"
+    HOSTS = "hosts"
     PULL = "pull"
     ADMIN = "admin"
     OPERATOR = "operator"
@@ -53,6 +54,7 @@ RIGHTS: Final = {
     Right.LOGIN: "every user; without `anonymous_pull` no anonymous client",
     Right.USER: "every user with a login, by password or API token; for the tokens of others as for operators",
     Right.CATALOG: "a caller that may list `/v2/_catalog`; only repositories that the caller may pull are listed",
+    Right.HOSTS: "as `catalog`, and no anonymous client; only what runs of repositories that the caller may pull is shown",
     Right.PULL: "a caller that may pull from the repository",
     Right.ADMIN: "a login with `admin` and `pull` in the repository",
     Right.OPERATOR: 'a login with `admin` in every repository (a grant with `repository = "**"`)',

@@ -83,12 +83,18 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 _REPEAT: Final = """
 UPDATE refused_push SET last_us = CASE WHEN last_us < ? THEN ? ELSE last_us END, times = times + ?, free = ? WHERE id = ?
 """
-_TRIM_ONE: Final = """
+_TRIM_OWNER: Final = """
 DELETE FROM refused_push WHERE id IN
-(SELECT id FROM refused_push WHERE {} = ? ORDER BY last_us DESC, id DESC LIMIT 10000 OFFSET ?)
+(SELECT id FROM refused_push WHERE owner = ? ORDER BY last_us DESC, id DESC LIMIT 10000 OFFSET ?)
 """
-_TRIM_OWNER: Final = _TRIM_ONE.format("owner")
-_TRIM_REPOSITORY: Final = _TRIM_ONE.format("repository")
+# The rows of the owner who has the most go first: each owner's newest one is before everyone's second.
+_TRIM_REPOSITORY: Final = """
+DELETE FROM refused_push WHERE id IN
+(SELECT id FROM
+(SELECT id, last_us, row_number() OVER (PARTITION BY owner ORDER BY last_us DESC, id DESC) AS place
+FROM refused_push WHERE repository = ?) AS placed
+ORDER BY place, last_us DESC, id DESC LIMIT 10000 OFFSET ?)
+"""
 _TRIM_ALL: Final = """
 DELETE FROM refused_push WHERE id IN (SELECT id FROM refused_push ORDER BY last_us DESC, id DESC LIMIT 10000 OFFSET ?)
 """
@@ -110,7 +116,7 @@ def add(tx: UnitOfWork, push: RefusedPush, when: RefusedTimes, *, repeated: bool
 
 
 def trim(tx: UnitOfWork, added: Collection[RefusedPush], most: Bounds) -> None:
-    """Delete the oldest rows beyond the bounds, after rows were added."""
+    """Delete the oldest rows beyond the bounds, after rows were added; in a repository those of the owners who have the most there."""
     for owner in sorted({each.owner for each in added}):
         tx.sql.plain(_TRIM_OWNER, (owner, most.owner))
     for name in sorted({each.repository for each in added}):
