@@ -118,11 +118,10 @@ SECTIONS: Final = (
                     ),
                     Command(
                         "admin rules",
-                        "Show the rules; `admin rules test` shows which one decides.",
+                        "Show, test and plan rules: which decides, what others would do.",
                         "boltseal admin rules --config examples/boltseal.toml",
                         keywords="immutable mutable policy floating which rule",
                         group=True,
-                        extra=_SERVER,
                     ),
                 ),
             ),

@@ -195,6 +195,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "keep": str,
         "settle": str | None,
     },
+    "admin-rules-plan": _FINDING | {"mode": str, "before": dict[str, Any], "after": dict[str, Any]},
     "admin-rules-test": _FINDING | {"keep": str, "settle": str | None},
     "admin-host-forget": _HOST,
     "admin-host-ls": _HOST,
