@@ -115,3 +115,31 @@ async def test_rules_without_the_right_are_refused(server: servers.Server, tmp_p
     for each in refused:
         assert (each.code, each.json["results"], each.json["errors"][0]["code"]) == (3, [], "DENIED")
     assert (decided.code, decided.out) == (0, "sealed\n")
+
+
+def test_users_are_changed_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
+    """Users, kinds and grants are the same over the admin API and on the data folder, after changes over the API."""
+    remote = over_api(server, tmp_path, "boss")
+    added = program.call("admin", "user", "add", "new", *remote, "--json", typed="correct horse\n")
+    changed = program.call("admin", "user", "add", "new", *remote, "--json", typed="battery staple\n")
+    refused = program.call("admin", "user", "add", "new", *remote, "--json", typed="\n")
+    service = program.call("admin", "user", "add", "robot", "--service", *remote)
+    gone = program.call("admin", "user", "remove", "nobody", *remote)
+    again = program.call("admin", "user", "remove", "nobody", *remote)
+    lists = [
+        [program.call("admin", "user", *words, *where) for where in (remote, here)]
+        for words, here in (
+            (["ls"], on_data(server)),
+            (["ls", "--json"], on_data(server)),
+            (["grants"], configured(server)),
+            (["grants", "--json"], configured(server)),
+        )
+    ]
+
+    assert (added.json["results"], changed.json["results"][0]["status"]) == ([{"ref": "new", "status": "added"}], "changed")
+    assert (refused.code, "1 to 72 bytes" in refused.json["errors"][0]["message"]) == (2, True)
+    assert (service.code, gone.code, again.code) == (0, 0, 1)
+    for there, here in lists:
+        assert (there.code, there.out) == (0, here.out)
+    assert lists[0][0].out.split("\n")[-2] == "robot (service account)"
+    assert "nobody" not in lists[0][0].out

@@ -368,6 +368,17 @@ async def create_token(target: Target) -> None:
     await target.send("DELETE", f"/api/v1/tokens?id={made}", 200)
 
 
+async def add_service(target: Target) -> None:
+    """Add a service account and remove it."""
+    await target.send("POST", "/api/v1/users", 200, json={"name": "robot", "service": True})
+    await target.send("DELETE", "/api/v1/users?name=robot", 200)
+
+
+async def plan_removal(target: Target) -> None:
+    """Return the user that would be removed."""
+    await target.send("DELETE", "/api/v1/users?name=boss&dry_run=true", 200)
+
+
 async def plan_revocation(target: Target) -> None:
     """Return the tokens of the operator that would be revoked."""
     await target.send("DELETE", "/api/v1/tokens?user=boss&dry_run=true", 200, 403)
@@ -404,6 +415,8 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("tokens", "?all=true"),
     admin_list("audit"),
     Case("admin: tokens, create and revoke", "POST", "/api/v1/tokens", create_token),
+    Case("admin: users, add and remove", "POST", "/api/v1/users", add_service),
+    Case("admin: users, plan", "DELETE", "/api/v1/users", plan_removal),
     Case("admin: tokens, plan", "DELETE", "/api/v1/tokens", plan_revocation),
     change("reports", report("web-1", *(running("app:1", digest_of(b"%d" % n)) for n in range(100))), 200),
     admin_list("hosts"),

@@ -82,11 +82,10 @@ SECTIONS: Final = (
                     ),
                     Command(
                         "admin user",
-                        "Add, remove and list users.",
+                        "Add, remove and list users; show grants.",
                         "boltseal admin user add ci",
                         keywords="login password account add remove list credentials htpasswd",
                         group=True,
-                        extra=_SERVER,
                     ),
                     Command(
                         "admin token",

@@ -207,6 +207,8 @@ ROWS: Final[Mapping[str, _Row]] = {
     "admin-token-revoke": _API_TOKEN,
     "admin-token-rotate": {"ref": str, "status": str},
     "admin-user-add": {"ref": str, "status": str},
+    "admin-user-grants": {"ref": str, "status": str}
+    | {"users": list[str], "groups": list[str], "actions": list[str], "anonymous_clients": bool},
     "admin-user-ls": {"ref": str, "status": str},
     "admin-user-remove": {"ref": str, "status": str},
     "build": _FINDING

@@ -17,8 +17,10 @@ from boltseal.commands.api_tokens import TokenChanges
 from boltseal.commands.registry_rules import RegistryRules
 from boltseal.commands.registry_tags import RegistryTags, registry_of
 from boltseal.commands.registry_tokens import RegistryTokens
+from boltseal.commands.registry_users import RegistryUsers
 from boltseal.commands.rules import RuleReads
 from boltseal.commands.tag_changes import TagChanges
+from boltseal.commands.users import UserChanges
 from boltseal.errors import Invalid
 
 ServerOption = Annotated[
@@ -71,6 +73,14 @@ class TagTarget:
         if server is not None:
             return RegistryRules(registry_options(self.access), server)
         found: RuleReads = self._local("boltseal.server.commands.local_rules", "LocalRules", command)
+        return found
+
+    def users(self, command: str) -> UserChanges:
+        """Return the use cases of users, as `changes` does. Raises: Invalid."""
+        server = self._server()
+        if server is not None:
+            return RegistryUsers(registry_options(self.access), server)
+        found: UserChanges = self._local("boltseal.server.commands.users", "LocalUsers", command)
         return found
 
     @property

@@ -131,18 +131,6 @@ class History(Page, frozen=True, kw_only=True):
     items: list[LedgerEntry]
 
 
-class User(msgspec.Struct, frozen=True, kw_only=True):
-    """A user who may log in."""
-
-    name: str
-
-
-class Users(Page, frozen=True, kw_only=True):
-    """A page of users, sorted by name."""
-
-    items: list[User]
-
-
 class GrantInForce(msgspec.Struct, frozen=True, kw_only=True):
     """A grant. `users`: names, or `*` for every user. `groups`: of the identity provider, or `*` for all people there."""
 

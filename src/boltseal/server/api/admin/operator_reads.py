@@ -1,4 +1,4 @@
-"""Reads for operators: rules, users, grants, upstreams, held and overdue tags, garbage collection; and who the caller is."""
+"""Reads for operators: rules, grants, upstreams, held and overdue tags, garbage collection; and who the caller is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from boltseal.ledger.entry import format_time
 from boltseal.server.api.admin import documents
 from boltseal.server.api.admin.documents import grant_document, rule_document, time_or_none
-from boltseal.server.api.admin.paging import PageQuery, cursor_of, pair_position, tag_position, text_position
+from boltseal.server.api.admin.paging import PageQuery, cursor_of, pair_position, tag_position
 from boltseal.server.api.admin.routes import NoParameters, Right, Route
 from boltseal.server.api.request import Request
 from boltseal.server.auth.access import Access
@@ -17,7 +17,6 @@ from boltseal.server.registry.observations import HeldTag
 from boltseal.server.registry.tag_states import StoredTag
 from boltseal.server.settings import Settings
 
-USERS: Final = "users"
 HELD: Final = "held"
 EXPIRE: Final = "expire"
 
@@ -48,7 +47,6 @@ class OperatorReads:
                 self.ledger,
             ),
             Route("GET", "rules", "List the rules in force.", operator, NoParameters, documents.Rules, self.rules),
-            Route("GET", USERS, "List the users.", operator, PageQuery, documents.Users, self.users),
             Route("GET", "grants", "List the grants in force.", operator, NoParameters, documents.Grants, self.grants),
             Route(
                 "GET",
@@ -123,14 +121,6 @@ class OperatorReads:
     async def rules(self, _: Request, __: NoParameters) -> documents.Rules:
         """Return the rules in the order in which they are tried."""
         return documents.Rules(items=[rule_document(rule) for rule in self._settings.rules.rules])
-
-    async def users(self, _: Request, asked: PageQuery) -> documents.Users:
-        """Return a page of the users."""
-        after = text_position(USERS, asked.cursor)
-        names = sorted(name for name in self._access.users().hashes if name > after)
-        shown = names[: asked.limit]
-        following = cursor_of(USERS, shown[-1]) if len(names) > len(shown) else None
-        return documents.Users(items=[documents.User(name=name) for name in shown], next=following)
 
     async def grants(self, _: Request, __: NoParameters) -> documents.Grants:
         """Return the grants in force."""

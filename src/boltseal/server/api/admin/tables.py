@@ -12,6 +12,7 @@ from boltseal.server.api.admin.refused_pushes import RefusedPushReads
 from boltseal.server.api.admin.repository_reads import RepositoryReads
 from boltseal.server.api.admin.rule_plans import RulePlans
 from boltseal.server.api.admin.tag_changes import TagChanges
+from boltseal.server.api.admin.users import UserRoutes
 from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.registry import Registry
@@ -29,6 +30,7 @@ def admin_api(
         TagChanges(registry, access),
         RulePlans(registry.tag_states, settings.rules),
         OperatorReads(registry, access, settings),
+        UserRoutes(access),
         ApiTokenRoutes(access),
         HostRoutes(registry.host_reports, access),
         PipelineSessionRoutes(access),
