@@ -143,3 +143,18 @@ def test_users_are_changed_over_the_admin_api(server: servers.Server, tmp_path: 
         assert (there.code, there.out) == (0, here.out)
     assert lists[0][0].out.split("\n")[-2] == "robot (service account)"
     assert "nobody" not in lists[0][0].out
+
+
+async def test_expire_prints_the_same_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
+    """Where nothing is overdue nothing is deleted; only an operator may ask."""
+    await fill(server)
+    runs = [
+        program.call("admin", "expire", *more, *where)
+        for more in (["--dry-run"], ["--yes"], ["--json"])
+        for where in (over_api(server, tmp_path, "boss"), on_data(server))
+    ]
+    refused = program.call("admin", "expire", *over_api(server, tmp_path, "ci"), "--json")
+
+    for there, here in zip(runs[::2], runs[1::2], strict=True):
+        assert (there.code, there.out, there.err) == (0, here.out, here.err)
+    assert (refused.code, refused.json["errors"][0]["code"]) == (3, "DENIED")

@@ -426,6 +426,8 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     Case("admin: host, plan", "DELETE", "/api/v1/host", plan_forgetting),
     admin_list("expire"),
     admin_pages("expire", "?limit=1000"),
+    change("expire", {"dry_run": True}, 200),
+    change("expire", {"limit": 1}, 200),
     Case("admin: rules/plan, every page", "POST", "/api/v1/rules/plan", plan_rules, runs=1),
     change("seal", {"repository": "many/mutable", "tag": "edge-{middle}", "dry_run": True, **_WHY}, 200),
     change("seal", {"repository": "many/mutable", "tag": "edge-{number}", **_WHY}, 200),

@@ -57,7 +57,6 @@ SECTIONS: Final = (
                         "Delete sealed tags whose retention time is over.",
                         "boltseal admin expire --data ./data --dry-run",
                         keywords="retention old prune cleanup disk space",
-                        extra=_SERVER,
                     ),
                     Command(
                         "admin backup",

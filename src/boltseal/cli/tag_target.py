@@ -14,6 +14,8 @@ from boltseal.cli.parameters import CommandFunction, expanded
 from boltseal.cli.registry_arguments import REGISTRY_OPTIONS, RegistryArguments
 from boltseal.cli.remote import registry_options
 from boltseal.commands.api_tokens import TokenChanges
+from boltseal.commands.expiry import TagExpiry
+from boltseal.commands.registry_expiry import RegistryExpiry
 from boltseal.commands.registry_rules import RegistryRules
 from boltseal.commands.registry_tags import RegistryTags, registry_of
 from boltseal.commands.registry_tokens import RegistryTokens
@@ -81,6 +83,14 @@ class TagTarget:
         if server is not None:
             return RegistryUsers(registry_options(self.access), server)
         found: UserChanges = self._local("boltseal.server.commands.users", "LocalUsers", command)
+        return found
+
+    def expiry(self, command: str) -> TagExpiry:
+        """Return the use case of overdue tags, as `changes` does. Raises: Invalid."""
+        server = self._server()
+        if server is not None:
+            return RegistryExpiry(registry_options(self.access), server)
+        found: TagExpiry = self._local("boltseal.server.commands.expiry", "LocalExpiry", command)
         return found
 
     @property

@@ -202,25 +202,6 @@ class HeldTags(Page, frozen=True, kw_only=True):
     items: list[Held]
 
 
-class OverdueTag(msgspec.Struct, frozen=True, kw_only=True):
-    """A sealed tag whose time to be kept is over."""
-
-    repository: str
-    tag: str
-    digest: DigestText
-    keep: str
-    since: TimeText
-    running: Annotated[
-        str | None, Meta(description="Which host runs its image, by its report; then the tag stays. Null: none does.")
-    ]
-
-
-class OverdueTags(Page, frozen=True, kw_only=True):
-    """A page of tags that `boltseal admin expire` would delete, unless a host runs their images."""
-
-    items: list[OverdueTag]
-
-
 class Collection(msgspec.Struct, frozen=True, kw_only=True):
     """The state of garbage collection."""
 

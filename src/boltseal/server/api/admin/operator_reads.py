@@ -1,4 +1,4 @@
-"""Reads for operators: rules, grants, upstreams, held and overdue tags, garbage collection; and who the caller is."""
+"""Reads for operators: rules, grants, upstreams, held tags, garbage collection; and who the caller is."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import Final
 from boltseal.ledger.entry import format_time
 from boltseal.server.api.admin import documents
 from boltseal.server.api.admin.documents import grant_document, rule_document, time_or_none
-from boltseal.server.api.admin.paging import PageQuery, cursor_of, pair_position, tag_position
+from boltseal.server.api.admin.paging import PageQuery, cursor_of, pair_position
 from boltseal.server.api.admin.routes import NoParameters, Right, Route
 from boltseal.server.api.request import Request
 from boltseal.server.auth.access import Access
 from boltseal.server.commands.ratelimit import UpstreamLimit, limits_of
 from boltseal.server.registry import Registry
 from boltseal.server.registry.observations import HeldTag
-from boltseal.server.registry.tag_states import StoredTag
 from boltseal.server.settings import Settings
 
 HELD: Final = "held"
-EXPIRE: Final = "expire"
 
 LOOKED_AT: Final = 1000
 """Rows that one request looks at for a list of few of them. Its page may be empty, and others follow."""
@@ -65,15 +63,6 @@ class OperatorReads:
                 PageQuery,
                 documents.HeldTags,
                 self.held,
-            ),
-            Route(
-                "GET",
-                EXPIRE,
-                "List the sealed tags whose time to be kept is over.",
-                operator,
-                PageQuery,
-                documents.OverdueTags,
-                self.overdue,
             ),
             Route(
                 "GET",
@@ -145,21 +134,6 @@ class OperatorReads:
         cursor = None if following is None else cursor_of(HELD, *following)
         return documents.HeldTags(items=[_held(each) for each in shown], next=cursor)
 
-    async def overdue(self, _: Request, asked: PageQuery) -> documents.OverdueTags:
-        """Return the overdue ones of the next tags."""
-        states = self._registry.tag_states
-        page = await states.of_all(tag_position(EXPIRE, asked.cursor), LOOKED_AT)
-        found = [each for each in page.tags if each.row.overdue_at(states.now_us)]
-        last = page.tags[-1] if page.more else None
-        if len(found) > asked.limit:
-            last = found[asked.limit - 1]
-        shown = found[: asked.limit]
-        running = await self._registry.host_reports.why_running(shown)
-        return documents.OverdueTags(
-            items=[_overdue(each, why) for each, why in zip(shown, running, strict=True)],
-            next=None if last is None else cursor_of(EXPIRE, last.repository_id, last.name),
-        )
-
     async def collection(self, _: Request, __: NoParameters) -> documents.Collection:
         """Return the state of garbage collection."""
         state = await self._registry.store_state.collection()
@@ -196,16 +170,4 @@ def _held(found: HeldTag) -> documents.Held:
         digest=str(held.digest),
         served=None if serves is None else str(serves.digest),
         since=format_time(found.known.held_us or 0),
-    )
-
-
-def _overdue(found: StoredTag, running: str) -> documents.OverdueTag:
-    row = found.row
-    return documents.OverdueTag(
-        repository=found.repository,
-        tag=found.name,
-        digest=str(row.digest),
-        keep=str(row.keep),
-        since=format_time(row.keep_until_us or 0),
-        running=running or None,
     )

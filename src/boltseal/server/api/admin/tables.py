@@ -5,6 +5,7 @@ from __future__ import annotations
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.admin.api_tokens import ApiTokenRoutes
 from boltseal.server.api.admin.application import AdminApi
+from boltseal.server.api.admin.expiry import ExpiryRoutes
 from boltseal.server.api.admin.hosts import HostRoutes
 from boltseal.server.api.admin.operator_reads import OperatorReads
 from boltseal.server.api.admin.pipeline_sessions import PipelineSessionRoutes
@@ -30,6 +31,7 @@ def admin_api(
         TagChanges(registry, access),
         RulePlans(registry.tag_states, settings.rules),
         OperatorReads(registry, access, settings),
+        ExpiryRoutes(registry),
         UserRoutes(access),
         ApiTokenRoutes(access),
         HostRoutes(registry.host_reports, access),
