@@ -168,7 +168,7 @@ def test_a_registry_and_a_configuration_exclude_each_other(config: Path) -> None
     ("text", "problem"),
     [
         ('[[rule]]\nmode = "frozen"\n', "rule 1: "),
-        ('[[rule]]\ntag = 5\n', "expected a string"),
+        ("[[rule]]\ntag = 5\n", "expected a string"),
         ('rule = "all"\n', "write each rule as [[rule]]"),
         ("[[rule\n", "is not valid TOML"),
         ("\x00", "is not valid TOML"),

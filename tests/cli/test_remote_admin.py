@@ -10,7 +10,7 @@ import pytest
 from tests import servers
 from tests.admin_requests import settings_with_users
 from tests.cli import program
-from tests.cli.test_remote_tags import CONFIG, fill, logins
+from tests.cli.remote_registry import CONFIG, fill, logins
 
 pytestmark = pytest.mark.slow  # each starts a server and some commands
 
@@ -89,7 +89,7 @@ async def test_a_plan_shows_what_becomes_of_the_tags(server: servers.Server, tmp
     other = tmp_path / "other.toml"
     other.write_text(OTHER_RULES, encoding="utf-8")
     shown = program.call("admin", "rules", "plan", other, *over_api(server, tmp_path, "boss"), "--json")
-    said = program.call("admin", "rules", "plan", other, *over_api(server, tmp_path, "boss"))
+    printed = program.call("admin", "rules", "plan", other, *over_api(server, tmp_path, "boss"))
     again = program.call("admin", "rules", "plan", other, *over_api(server, tmp_path, "boss"), "--json")
 
     assert [(row["ref"], row["status"], row["mode"]) for row in shown.json["results"]] == [
@@ -100,7 +100,7 @@ async def test_a_plan_shows_what_becomes_of_the_tags(server: servers.Server, tmp
     ]
     assert shown.json["results"][1]["after"]["keep"] == "7d"
     assert shown.json["results"][0]["reason"] == "a built-in rule decides now, then rule 2"
-    assert "the rules have an effect on 4 of 4 tags" in said.err
+    assert "the rules have an effect on 4 of 4 tags" in printed.err
     assert again.out == shown.out
 
 
@@ -109,7 +109,9 @@ async def test_rules_without_the_right_are_refused(server: servers.Server, tmp_p
     other = tmp_path / "other.toml"
     other.write_text(OTHER_RULES, encoding="utf-8")
     remote = over_api(server, tmp_path, "ci")
-    refused = [program.call(*words, *remote, "--json") for words in (["admin", "rules"], ["admin", "rules", "plan", other])]
+    refused = [
+        program.call(*words, *remote, "--json") for words in (["admin", "rules"], ["admin", "rules", "plan", other])
+    ]
     decided = program.call("admin", "rules", "test", "shop/a", "pr-7", *remote)
 
     for each in refused:
@@ -136,7 +138,10 @@ def test_users_are_changed_over_the_admin_api(server: servers.Server, tmp_path: 
         )
     ]
 
-    assert (added.json["results"], changed.json["results"][0]["status"]) == ([{"ref": "new", "status": "added"}], "changed")
+    assert (added.json["results"], changed.json["results"][0]["status"]) == (
+        [{"ref": "new", "status": "added"}],
+        "changed",
+    )
     assert (refused.code, "1 to 72 bytes" in refused.json["errors"][0]["message"]) == (2, True)
     assert (service.code, gone.code, again.code) == (0, 0, 1)
     for there, here in lists:

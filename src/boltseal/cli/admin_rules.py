@@ -78,7 +78,8 @@ def show_decision(
 @takes_tag_target
 def show_plan(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", show_default=False, help="A configuration file with other [[rule]] tables.")
+        Path,
+        typer.Argument(metavar="FILE", show_default=False, help="A configuration file with other [[rule]] tables."),
     ],
     every: Annotated[bool, typer.Option("--all", help="Also list tags on which the rules have no effect.")] = False,
     *,

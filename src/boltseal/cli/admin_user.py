@@ -87,7 +87,9 @@ def list_grants(*, target: TagTarget, as_json: JsonOption = False) -> None:
     with CommandOutput("admin-user-grants", as_json=as_json) as output:
         grants = target.users("admin user grants").grants()
         for each in grants:
-            output.add(ref=each.repository, status="grant", **{k: v for k, v in asdict(each).items() if k != "repository"})
+            output.add(
+                ref=each.repository, status="grant", **{k: v for k, v in asdict(each).items() if k != "repository"}
+            )
         if grants and not as_json:
             print_table(("REPOSITORY", "ACTIONS", "WHO"), [_row(each) for each in grants])
         elif not grants:

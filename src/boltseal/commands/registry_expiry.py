@@ -34,7 +34,7 @@ class RegistryExpiry:
 
     def expire(self, *, dry_run: bool) -> list[OverdueTagInfo]:
         """Delete the overdue tags there, a page at a time."""
-        advice = f"run the command again; it deletes what is left"
+        advice = "run the command again; it deletes what is left"
 
         async def run(client: AdminClient) -> list[OverdueTagInfo]:
             found: list[_Tag] = []

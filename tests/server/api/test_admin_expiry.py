@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from tests.admin_requests import ONE, TWO, as_user, get, items_of, post, settings_with_users
+from tests.admin_requests import ONE, TWO, as_user, get, items_of, post, settings_with_users, until_signed
 from tests.host_documents import report, running
 from tests.images import push
 from tests.serving import FIRST_START_US, Clock, serving_as
@@ -29,7 +29,9 @@ async def overdue(data: Path) -> AsyncIterator[httpx2.AsyncClient]:
             await push(client, "shop/app", f"1-day-{number}", ONE)
         await push(client, "shop/app", "1.4.2", ONE)
         await push(client, "other/private", "1-day-runs", TWO)
-        await post(client, "reports", "boss", **report("web-1", running("registry.example/other/private:1", TWO.digest)))
+        await post(
+            client, "reports", "boss", **report("web-1", running("registry.example/other/private:1", TWO.digest))
+        )
         clock.advance(days=2)
         client.auth = httpx2.Auth()
         yield client
@@ -59,6 +61,7 @@ async def test_overdue_tags_are_deleted_page_by_page(data: Path) -> None:
         between = await items_of(client, "expire", "boss")
         done = await run(client, limit=2)
         tags = await items_of(client, "tags", "boss", repository="shop/app")
+        await until_signed(client)
         history = await items_of(client, "history", "boss", repository="shop/app", kinds="tag.expired")
         again = await run(client)
 

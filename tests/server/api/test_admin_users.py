@@ -11,6 +11,8 @@ from boltseal.server.storage.users import UserFile
 from tests.admin_requests import as_user, filled, get, items_of, post, settings_with_users
 from tests.serving import serving_as
 
+FIRST, SECOND, NONE = "correct horse", "battery staple", ""
+
 
 async def remove(client: httpx2.AsyncClient, user: str | None, name: str, **query: str) -> httpx2.Response:
     """Send the removal of a user."""
@@ -28,15 +30,15 @@ async def test_a_user_who_was_added_logs_in_at_once_and_a_removed_one_does_not(d
     """The next request with the new, changed or removed login is decided by the change."""
     async with filled(data) as registry:
         client = registry.client
-        login = httpx2.BasicAuth("new", "correct horse")
+        login = httpx2.BasicAuth("new", FIRST)
         before = await client.get("/api/v1/me", auth=login)
-        added = await post(client, "users", "boss", name="new", password="correct horse")
+        added = await post(client, "users", "boss", name="new", password=FIRST)
         during = await client.get("/api/v1/me", auth=login)
-        changed = await post(client, "users", "boss", name="new", password="battery staple")
+        changed = await post(client, "users", "boss", name="new", password=SECOND)
         former = await client.get("/api/v1/me", auth=login)
-        present = await client.get("/api/v1/me", auth=httpx2.BasicAuth("new", "battery staple"))
+        present = await client.get("/api/v1/me", auth=httpx2.BasicAuth("new", SECOND))
         removed = await remove(client, "boss", "new")
-        after = await client.get("/api/v1/me", auth=httpx2.BasicAuth("new", "battery staple"))
+        after = await client.get("/api/v1/me", auth=httpx2.BasicAuth("new", SECOND))
         records = await audited(client)
 
     assert (before.status_code, during.status_code, former.status_code) == (401, 200, 401)
@@ -71,8 +73,8 @@ async def test_a_dry_run_changes_no_user(data: Path) -> None:
     async with filled(data) as registry:
         client = registry.client
         answers = [
-            await post(client, "users", "boss", name="new", password="correct horse", dry_run=True),
-            await post(client, "users", "boss", name="ci", password="correct horse", dry_run=True),
+            await post(client, "users", "boss", name="new", password=FIRST, dry_run=True),
+            await post(client, "users", "boss", name="ci", password=FIRST, dry_run=True),
             await post(client, "users", "boss", name="robot", service=True, dry_run=True),
             await remove(client, "boss", "ci", dry_run="true"),
         ]
@@ -94,7 +96,7 @@ async def test_only_operators_change_users(data: Path) -> None:
         callers = ("lead", "ci", "blind", "other", "nobody", None)
         refused = [
             [await get(client, "users", each) for each in callers],
-            [await post(client, "users", each, name="ci", password="correct horse") for each in callers],
+            [await post(client, "users", each, name="ci", password=FIRST) for each in callers],
             [await post(client, "users", each, name="new", service=True) for each in callers],
             [await remove(client, each, "ci") for each in callers],
             [await remove(client, each, "not-there") for each in callers],
@@ -131,19 +133,19 @@ async def test_names_and_passwords_that_no_user_can_have_are_refused(data: Path)
     async with filled(data) as registry:
         client = registry.client
         answers = [
-            await post(client, "users", "boss", name="a b", password="correct horse"),
-            await post(client, "users", "boss", name="anonymous", password="correct horse"),
-            await post(client, "users", "boss", name="new", password=""),
+            await post(client, "users", "boss", name="a b", password=FIRST),
+            await post(client, "users", "boss", name="anonymous", password=FIRST),
+            await post(client, "users", "boss", name="new", password=NONE),
             await post(client, "users", "boss", name="new", password="x" * 73),
-            await post(client, "users", "boss", name="new", password="correct horse", service=True),
-            await post(client, "users", "boss", name="new", password=["correct horse"]),
+            await post(client, "users", "boss", name="new", password=FIRST, service=True),
+            await post(client, "users", "boss", name="new", password=[FIRST]),
             await post(client, "users", "boss", name="new"),
         ]
-        in_url = await remove(client, "boss", "new", password="correct horse")
+        in_url = await remove(client, "boss", "new", password=FIRST)
 
     for answer in [*answers, in_url]:
         assert (answer.status_code, answer.json()["errors"][0]["detail"]["reason"]) == (400, "invalid")
-        assert "correct horse" not in answer.text
+        assert FIRST not in answer.text
         assert "xxx" not in answer.text
 
 
@@ -153,7 +155,7 @@ async def test_users_of_a_file_are_left_to_the_file(data: Path) -> None:
     UserFile(settings.htpasswd).put("filed", b"$2b$04$GLeUIRv/93MsV7cD/UevQuICqlINx5xljyKKbrJ3AP9.NipMSTi.i")
     async with serving_as(settings) as registry:
         client = registry.client
-        changed = await post(client, "users", "boss", name="filed", password="correct horse")
+        changed = await post(client, "users", "boss", name="filed", password=FIRST)
         service = await post(client, "users", "boss", name="filed", service=True)
         removed = await remove(client, "boss", "filed")
         users = await items_of(client, "users", "boss")

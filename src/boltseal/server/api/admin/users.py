@@ -28,9 +28,13 @@ class PutUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: UserName
     password: Annotated[
         str | None,
-        Meta(description="1 to 72 bytes. It is stored as a bcrypt hash, encrypted, and shown nowhere. Null for a service account."),
+        Meta(
+            description="1 to 72 bytes. It is stored as a bcrypt hash, encrypted, and shown nowhere. Null for a service account."
+        ),
     ] = None
-    service: Annotated[bool, Meta(description="Add a service account: it has no password, and only API tokens.")] = False
+    service: Annotated[bool, Meta(description="Add a service account: it has no password, and only API tokens.")] = (
+        False
+    )
     dry_run: Annotated[bool, Meta(description="Only return what would be done.")] = False
 
     def __repr__(self) -> str:
