@@ -410,6 +410,7 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("grants"),
     admin_list("upstreams"),
     admin_list("held"),
+    admin_list("rebuilds"),
     admin_list("gc"),
     admin_list("tokens"),
     admin_list("tokens", "?all=true"),

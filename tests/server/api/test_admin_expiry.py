@@ -75,7 +75,7 @@ async def test_overdue_tags_are_deleted_page_by_page(data: Path) -> None:
 
 
 async def test_a_dry_run_deletes_no_tag(data: Path) -> None:
-    """It returns what the run would, and the list of overdue tags is the same after it."""
+    """A dry run returns what the run would, and the list of overdue tags is the same after it."""
     async with overdue(data) as client:
         before = await items_of(client, "expire", "boss")
         planned = await run(client, dry_run=True, limit=1)

@@ -65,6 +65,7 @@ REQUESTS: Mapping[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {
     ("GET", "held"): [(200, {})],
     ("GET", "expire"): [(200, {})],
     ("POST", "expire"): [(200, {}), (200, {"dry_run": True, "limit": 1}), (400, {"limit": 0})],
+    ("GET", "rebuilds"): [(200, {}), (200, {"limit": 1}), (400, {"limit": 0})],
     ("GET", "gc"): [(200, {})],
     ("POST", "tokens"): [
         (200, {"repositories": ["shop/**"], "actions": ["pull"], "description": "deploys"}),

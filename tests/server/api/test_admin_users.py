@@ -69,7 +69,7 @@ async def test_users_are_listed_with_their_kinds(data: Path) -> None:
 
 
 async def test_a_dry_run_changes_no_user(data: Path) -> None:
-    """It returns what would be done, or the refusal, and neither users nor audit log change."""
+    """A dry run returns what would be done, or the refusal, and neither users nor audit log change."""
     async with filled(data) as registry:
         client = registry.client
         answers = [

@@ -210,6 +210,29 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
     full_stage: Annotated[str | None, Meta(description="What it compares now.")]
 
 
+class RequestedRebuild(msgspec.Struct, frozen=True, kw_only=True):
+    """The last request to rebuild an image whose base is outdated."""
+
+    image: str
+    base: str
+    digest: Annotated[str, Meta(description="What the base resolved to, for which the rebuild was requested.")]
+    time: TimeText
+    outcome: Annotated[
+        str,
+        Meta(
+            description="`asked`: it was requested. `done`, `failed`: how it ended. `stopped`: the server was stopped meanwhile."
+        ),
+    ]
+    tries: int
+    summary: Annotated[str, Meta(description="The last line of the command's output, or the answer of the webhook.")]
+
+
+class RequestedRebuilds(Page, frozen=True, kw_only=True):
+    """A page of requested rebuilds, sorted by image and base. The ledger has all requests: `history` with `rebuild.requested`."""
+
+    items: list[RequestedRebuild]
+
+
 class LogState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a log. `doubt`: why it takes no entries; null: it takes them."""
 

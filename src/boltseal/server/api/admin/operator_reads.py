@@ -1,4 +1,4 @@
-"""Reads for operators: rules, grants, upstreams, held tags, garbage collection; and who the caller is."""
+"""Reads for operators: rules, grants, upstreams, held tags, requested rebuilds, garbage collection; and who the caller is."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from boltseal.server.registry.observations import HeldTag
 from boltseal.server.settings import Settings
 
 HELD: Final = "held"
+REBUILDS: Final = "rebuilds"
 
 LOOKED_AT: Final = 1000
 """Rows that one request looks at for a list of few of them. Its page may be empty, and others follow."""
@@ -63,6 +64,15 @@ class OperatorReads:
                 PageQuery,
                 documents.HeldTags,
                 self.held,
+            ),
+            Route(
+                "GET",
+                REBUILDS,
+                "List the last request of a rebuild for each image and base.",
+                operator,
+                PageQuery,
+                documents.RequestedRebuilds,
+                self.rebuilds,
             ),
             Route(
                 "GET",
@@ -133,6 +143,25 @@ class OperatorReads:
             following = (shown[-1].repository, shown[-1].tag)
         cursor = None if following is None else cursor_of(HELD, *following)
         return documents.HeldTags(items=[_held(each) for each in shown], next=cursor)
+
+    async def rebuilds(self, _: Request, asked: PageQuery) -> documents.RequestedRebuilds:
+        """Return a page of the requested rebuilds of all repositories."""
+        rows = await self._registry.store_state.rebuilds_after(pair_position(REBUILDS, asked.cursor), asked.limit + 1)
+        shown = rows[: asked.limit]
+        items = [
+            documents.RequestedRebuild(
+                image=each.image,
+                base=each.base,
+                digest=each.digest,
+                time=format_time(each.time_us),
+                outcome=each.outcome,
+                tries=each.tries,
+                summary=each.summary,
+            )
+            for each in shown
+        ]
+        following = cursor_of(REBUILDS, shown[-1].image, shown[-1].base) if len(rows) > len(shown) else None
+        return documents.RequestedRebuilds(items=items, next=following)
 
     async def collection(self, _: Request, __: NoParameters) -> documents.Collection:
         """Return the state of garbage collection."""
