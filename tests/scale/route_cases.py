@@ -384,6 +384,11 @@ async def plan_revocation(target: Target) -> None:
     await target.send("DELETE", "/api/v1/tokens?user=boss&dry_run=true", 200, 403)
 
 
+async def revoke_unknown_session(target: Target) -> None:
+    """Look for a session of a pipeline that there is not."""
+    await target.send("DELETE", f"/api/v1/sessions?id={'a' * 64}&dry_run=true", 404)
+
+
 async def plan_forgetting(target: Target) -> None:
     """Return the host that would be forgotten."""
     await target.send("DELETE", "/api/v1/host?host=web-1&dry_run=true", 200)
@@ -415,6 +420,10 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("tokens"),
     admin_list("tokens", "?all=true"),
     admin_list("audit"),
+    admin_list("refused", "?repository=many/tags"),
+    admin_list("refused/all"),
+    admin_list("sessions"),
+    Case("admin: sessions, plan", "DELETE", "/api/v1/sessions", revoke_unknown_session),
     Case("admin: tokens, create and revoke", "POST", "/api/v1/tokens", create_token),
     Case("admin: users, add and remove", "POST", "/api/v1/users", add_service),
     Case("admin: users, plan", "DELETE", "/api/v1/users", plan_removal),
