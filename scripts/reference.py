@@ -35,6 +35,7 @@ from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.tag_expectations import TAGS_KEYS
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
 from boltseal.server.api.admin.api_tokens import ApiTokenRoutes
+from boltseal.server.api.admin.expiry import ExpiryRoutes
 from boltseal.server.api.admin.hosts import HostRoutes
 from boltseal.server.api.admin.operator_reads import OperatorReads
 from boltseal.server.api.admin.pipeline_sessions import PipelineSessionRoutes
@@ -43,6 +44,7 @@ from boltseal.server.api.admin.repository_reads import RepositoryReads
 from boltseal.server.api.admin.routes import RIGHTS, Route
 from boltseal.server.api.admin.rule_plans import RulePlans
 from boltseal.server.api.admin.tag_changes import TagChanges
+from boltseal.server.api.admin.users import UserRoutes
 from boltseal.server.api.errors import status_of
 from boltseal.server.api.refusal_reasons import REASONS
 from boltseal.server.page_settings import OidcSettings, UiSettings
@@ -259,6 +261,8 @@ def admin_routes() -> str:
         OperatorReads(none, none, none),
         ApiTokenRoutes(none),
         HostRoutes(none, none),
+        ExpiryRoutes(none),
+        UserRoutes(none),
         PipelineSessionRoutes(none),
     )
     rows = [

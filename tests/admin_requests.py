@@ -72,14 +72,14 @@ async def until_signed(client: httpx2.AsyncClient) -> None:
     await until_answer(signed, "the ledger is signed")
 
 
-async def get(client: httpx2.AsyncClient, name: str, user: str | None = None, **query: Any) -> httpx2.Response:
+async def get(client: httpx2.AsyncClient, name: str, user: str | None = None, /, **query: Any) -> httpx2.Response:
     """Send a read of the admin API."""
     auth = httpx2.Auth() if user is None else as_user(user)
     return await client.get(f"/api/v1/{name}", params=query, auth=auth)
 
 
 async def post(
-    client: httpx2.AsyncClient, name: str, user: str | None, *, if_match: str | None = None, **fields: Any
+    client: httpx2.AsyncClient, name: str, user: str | None, /, *, if_match: str | None = None, **fields: Any
 ) -> httpx2.Response:
     """Send a change to the admin API."""
     auth = httpx2.Auth() if user is None else as_user(user)

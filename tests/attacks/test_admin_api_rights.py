@@ -121,6 +121,8 @@ def entitled(right: Right, repository: str) -> set[str]:
             return ADMINISTRATES[repository.partition("/")[0]]
         case Right.OPERATOR:
             return OPERATES
+        case Right.PASSWORD:
+            return {"boss"}
         case Right.REPORT:
             return REPORTS
 

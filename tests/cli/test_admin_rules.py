@@ -145,3 +145,48 @@ def test_a_rule_with_settle_says_when_a_tag_is_sealed(tmp_path: Path) -> None:
     result = program.call("admin", "rules", "test", "shop/app", "1.4", "--config", config)
 
     assert "shop/app:1.4 is sealed at its index, or 1m after its first push, kept permanently" in result.err
+
+
+def test_options_before_a_subcommand_are_refused(config: Path) -> None:
+    """`admin rules --server HOST test` would not ask that registry, so the options are refused before `test`."""
+    server = program.call("admin", "rules", "--server", "registry.example", "test", "shop/app", "1.4.2")
+    other = program.call("admin", "rules", "--config", config, "test", "shop/app", "1.4.2")
+
+    assert (server.code, other.code) == (2, 2)
+    assert server.err == "boltseal: options of a registry or a configuration come after `test`\n"
+
+
+def test_a_registry_and_a_configuration_exclude_each_other(config: Path) -> None:
+    """With both it would not be clear whose rules are shown."""
+    shown = program.call("admin", "rules", "--server", "registry.example", "--config", config)
+
+    assert shown.code == 2
+    assert "exclude each other" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[[rule]]\nmode = "frozen"\n', "rule 1: "),
+        ("[[rule]]\ntag = 5\n", "expected a string"),
+        ('rule = "all"\n', "write each rule as [[rule]]"),
+        ("[[rule\n", "is not valid TOML"),
+        ("\x00", "is not valid TOML"),
+    ],
+)
+def test_a_file_that_has_no_valid_rules_is_a_usage_error(tmp_path: Path, text: str, problem: str) -> None:
+    """`rules plan` names the file and what is wrong in it, and looks at no tag."""
+    file = tmp_path / "new.toml"
+    file.write_text(text, encoding="utf-8")
+    shown = program.call("admin", "rules", "plan", file, "--data", tmp_path / "data")
+
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err.startswith(f"boltseal: {file}")
+    assert problem in shown.err
+
+
+def test_a_plan_of_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    """The file is looked for before anything else."""
+    shown = program.call("admin", "rules", "plan", tmp_path / "none.toml", "--data", tmp_path)
+
+    assert (shown.code, "no such file or folder" in shown.err) == (2, True)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests import servers
-from tests.admin_requests import EVERYTHING, ONE, TWO, as_user, settings_with_users
+from tests.admin_requests import ONE, TWO, settings_with_users
 from tests.cli import program
-from tests.images import push
+from tests.cli.remote_registry import CONFIG, fill, logins
 
 pytestmark = pytest.mark.slow  # each starts a server and some commands
-
-CONFIG = f"""
-[[auth.grant]]
-users = ["boss"]
-actions = {json.dumps(EVERYTHING)}
-[[auth.grant]]
-users = ["ci"]
-actions = ["pull", "push"]
-"""
 
 
 @pytest.fixture
@@ -34,22 +23,6 @@ def server(tmp_path: Path) -> Iterator[servers.Server]:
     settings_with_users(tmp_path / "data")
     with servers.boltseal(tmp_path / "data", config=CONFIG) as running:
         yield running
-
-
-async def fill(server: servers.Server) -> None:
-    """Push the same images to shop/a and shop/b: 1.4.2 sealed, latest moved once."""
-    async with httpx2.AsyncClient(base_url=server.url, trust_env=False, auth=as_user("boss")) as client:
-        for repository in ("shop/a", "shop/b"):
-            for tag, image in (("1.4.2", ONE), ("latest", TWO), ("latest", ONE)):
-                assert (await push(client, repository, tag, image)).status_code == 201
-
-
-def logins(server: servers.Server, folder: Path, user: str) -> Path:
-    """Write a file with the login of a user."""
-    file = folder / f"{user}.json"
-    basic = base64.b64encode(f"{user}:pw-{user}".encode()).decode()
-    file.write_text(json.dumps({"auths": {server.address: {"auth": basic}}}))
-    return file
 
 
 def without_entries(run: program.Run) -> tuple[int, Any]:

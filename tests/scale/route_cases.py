@@ -368,6 +368,17 @@ async def create_token(target: Target) -> None:
     await target.send("DELETE", f"/api/v1/tokens?id={made}", 200)
 
 
+async def add_service(target: Target) -> None:
+    """Add a service account and remove it."""
+    await target.send("POST", "/api/v1/users", 200, json={"name": "robot", "service": True})
+    await target.send("DELETE", "/api/v1/users?name=robot", 200)
+
+
+async def plan_removal(target: Target) -> None:
+    """Return the user that would be removed."""
+    await target.send("DELETE", "/api/v1/users?name=boss&dry_run=true", 200)
+
+
 async def plan_revocation(target: Target) -> None:
     """Return the tokens of the operator that would be revoked."""
     await target.send("DELETE", "/api/v1/tokens?user=boss&dry_run=true", 200, 403)
@@ -404,6 +415,7 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("grants"),
     admin_list("upstreams"),
     admin_list("held"),
+    admin_list("rebuilds"),
     admin_list("gc"),
     admin_list("tokens"),
     admin_list("tokens", "?all=true"),
@@ -416,6 +428,8 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_pages("sessions", "?limit=100"),
     Case("admin: sessions, plan", "DELETE", "/api/v1/sessions", plan_ending),
     Case("admin: tokens, create and revoke", "POST", "/api/v1/tokens", create_token),
+    Case("admin: users, add and remove", "POST", "/api/v1/users", add_service),
+    Case("admin: users, plan", "DELETE", "/api/v1/users", plan_removal),
     Case("admin: tokens, plan", "DELETE", "/api/v1/tokens", plan_revocation),
     change("reports", report("web-1", *(running("app:1", digest_of(b"%d" % n)) for n in range(100))), 200),
     admin_list("hosts"),
@@ -426,6 +440,8 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     Case("admin: host, plan", "DELETE", "/api/v1/host", plan_forgetting),
     admin_list("expire"),
     admin_pages("expire", "?limit=1000"),
+    change("expire", {"dry_run": True}, 200),
+    change("expire", {"limit": 1}, 200),
     Case("admin: rules/plan, every page", "POST", "/api/v1/rules/plan", plan_rules, runs=1),
     change("seal", {"repository": "many/mutable", "tag": "edge-{middle}", "dry_run": True, **_WHY}, 200),
     change("seal", {"repository": "many/mutable", "tag": "edge-{number}", **_WHY}, 200),

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from boltseal.cli.confirmation import DryRunOption, YesOption, confirmed, on_terminal
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
-from boltseal.cli.server_options import store_settings
+from boltseal.cli.tag_target import TagTarget, takes_tag_target
+from boltseal.commands.expiry import OverdueTagInfo
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted
-from boltseal.server.commands.data_folder import local_admin, on_store
-from boltseal.server.registry.seal_results import Expiry
-from boltseal.server.settings import Settings
 
 
+@takes_tag_target
 def admin_expire(
     dry_run: DryRunOption = False,
     yes: YesOption = False,
-    config: ConfigOption = None,
-    data: DataOption = None,
+    *,
+    target: TagTarget,
     as_json: JsonOption = False,
 ) -> None:
     """Delete the sealed tags whose `keep` (such as "365d") is over, for example by cron before `boltseal admin gc`.
@@ -26,26 +25,23 @@ def admin_expire(
     the tags and asks, unless --yes is given.
     """
     with CommandOutput("admin-expire", as_json=as_json) as output:
-        settings = store_settings(config, data)
+        expiry = target.expiry("admin expire")
         if not dry_run and not yes and on_terminal():
-            planned = [f"{repository}:{tag}" for repository, tag in _expire(settings, dry_run=True).expired]
+            planned = [each.ref for each in expiry.expire(dry_run=True) if not each.kept]
             if planned and not confirmed(f"Delete {counted(len(planned), 'tag')}?", planned, yes=yes):
                 output.outcome = Outcome.DIFFERS
                 output.say("nothing was deleted")
                 return
-        _show(output, _expire(settings, dry_run=dry_run), "would expire" if dry_run else "expired")
+        _show(output, expiry.expire(dry_run=dry_run), "would expire" if dry_run else "expired")
 
 
-def _expire(settings: Settings, *, dry_run: bool) -> Expiry:
-    return on_store(settings, lambda store: store.registry.seals.expire(local_admin(), dry_run=dry_run))
-
-
-def _show(output: CommandOutput, found: Expiry, status: str) -> None:
-    for repository, tag in found.expired:
-        output.add(ref=f"{repository}:{tag}", status=status)
-        output.print(f"{repository}:{tag}")
-    for repository, tag, reason in found.kept:
-        output.add(ref=f"{repository}:{tag}", status="kept", reason=reason)
-        output.say(f"{repository}:{tag} stays: {reason}")
-    tags = found.expired
-    output.say(f"{counted(len(tags), 'tag')} {status}{'; they can return only with the same digest' if tags else ''}")
+def _show(output: CommandOutput, found: list[OverdueTagInfo], status: str) -> None:
+    gone = [each for each in found if not each.kept]
+    for each in gone:
+        output.add(ref=each.ref, status=status)
+        output.print(each.ref)
+    for each in found:
+        if each.kept:
+            output.add(ref=each.ref, status="kept", reason=each.kept)
+            output.say(f"{each.ref} stays: {each.kept}")
+    output.say(f"{counted(len(gone), 'tag')} {status}{'; they can return only with the same digest' if gone else ''}")

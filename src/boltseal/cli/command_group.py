@@ -170,8 +170,11 @@ def load_command(command: Command) -> LoadedCommand:
 
 
 def _with_each(group: typer.Typer) -> typer.Typer:
-    """Return a copy of a group whose subcommands have the options of all commands."""
+    """Return a copy of a group whose subcommands, and the command of its own name, have the options of all commands."""
     copied = copy(group)
+    if group.registered_callback is not None and group.registered_callback.callback is not None:
+        copied.registered_callback = copy(group.registered_callback)
+        copied.registered_callback.callback = with_common_options(group.registered_callback.callback)
     copied.registered_commands = [copy(each) for each in group.registered_commands]
     for each in copied.registered_commands:
         if each.callback is not None:

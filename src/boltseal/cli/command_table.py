@@ -57,7 +57,6 @@ SECTIONS: Final = (
                         "Delete sealed tags whose retention time is over.",
                         "boltseal admin expire --data ./data --dry-run",
                         keywords="retention old prune cleanup disk space",
-                        extra=_SERVER,
                     ),
                     Command(
                         "admin backup",
@@ -82,11 +81,10 @@ SECTIONS: Final = (
                     ),
                     Command(
                         "admin user",
-                        "Add, remove and list users.",
+                        "Add, remove and list users; show grants.",
                         "boltseal admin user add ci",
                         keywords="login password account add remove list credentials htpasswd",
                         group=True,
-                        extra=_SERVER,
                     ),
                     Command(
                         "admin token",
@@ -118,11 +116,10 @@ SECTIONS: Final = (
                     ),
                     Command(
                         "admin rules",
-                        "Show the rules; `admin rules test` shows which one decides.",
+                        "Show, test and plan rules: which decides, what others would do.",
                         "boltseal admin rules --config examples/boltseal.toml",
                         keywords="immutable mutable policy floating which rule",
                         group=True,
-                        extra=_SERVER,
                     ),
                 ),
             ),

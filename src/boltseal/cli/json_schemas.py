@@ -191,6 +191,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "keep": str,
         "settle": str | None,
     },
+    "admin-rules-plan": _FINDING | {"mode": str, "before": dict[str, Any], "after": dict[str, Any]},
     "admin-rules-test": _FINDING | {"keep": str, "settle": str | None},
     "admin-host-forget": _HOST,
     "admin-host-ls": _HOST,
@@ -202,6 +203,8 @@ ROWS: Final[Mapping[str, _Row]] = {
     "admin-token-revoke": _API_TOKEN,
     "admin-token-rotate": {"ref": str, "status": str},
     "admin-user-add": {"ref": str, "status": str},
+    "admin-user-grants": {"ref": str, "status": str}
+    | {"users": list[str], "groups": list[str], "actions": list[str], "anonymous_clients": bool},
     "admin-user-ls": {"ref": str, "status": str},
     "admin-user-remove": {"ref": str, "status": str},
     "build": _FINDING

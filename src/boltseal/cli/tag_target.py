@@ -1,4 +1,4 @@
-"""Options of the commands that change tags or API tokens: on a data folder, or with `--server` over the admin API of a registry."""
+"""Options of the commands that work on a data folder, or with `--server` over the admin API of a registry."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from boltseal.cli.parameters import CommandFunction, expanded
 from boltseal.cli.registry_arguments import REGISTRY_OPTIONS, RegistryArguments
 from boltseal.cli.remote import registry_options
 from boltseal.commands.api_tokens import TokenChanges
+from boltseal.commands.expiry import TagExpiry
+from boltseal.commands.registry_expiry import RegistryExpiry
+from boltseal.commands.registry_rules import RegistryRules
 from boltseal.commands.registry_tags import RegistryTags, registry_of
 from boltseal.commands.registry_tokens import RegistryTokens
+from boltseal.commands.registry_users import RegistryUsers
+from boltseal.commands.rules import RuleReads
 from boltseal.commands.tag_changes import TagChanges
+from boltseal.commands.users import UserChanges
 from boltseal.errors import Invalid
 
 ServerOption = Annotated[
@@ -35,11 +41,12 @@ _OPTIONS: Final = {
     "config": (ConfigOption, None),
     "data": (DataOption, None),
 }
+_WITHOUT_DATA: Final = {name: declared for name, declared in _OPTIONS.items() if name != "data"}
 
 
 @dataclass(frozen=True, slots=True)
 class TagTarget:
-    """Where a command changes tags or API tokens. Its methods are called inside the command, where their errors are printed."""
+    """Where a command works. Its methods are called inside the command, where their errors are printed."""
 
     server: str | None
     access: RegistryArguments
@@ -62,6 +69,35 @@ class TagTarget:
         found: TokenChanges = self._local("boltseal.server.commands.local_tokens", "LocalTokens", command)
         return found
 
+    def rules(self, command: str) -> RuleReads:
+        """Return the use cases of rules, as `changes` does. Raises: Invalid."""
+        server = self._server()
+        if server is not None:
+            return RegistryRules(registry_options(self.access), server)
+        found: RuleReads = self._local("boltseal.server.commands.local_rules", "LocalRules", command)
+        return found
+
+    def users(self, command: str) -> UserChanges:
+        """Return the use cases of users, as `changes` does. Raises: Invalid."""
+        server = self._server()
+        if server is not None:
+            return RegistryUsers(registry_options(self.access), server)
+        found: UserChanges = self._local("boltseal.server.commands.users", "LocalUsers", command)
+        return found
+
+    def expiry(self, command: str) -> TagExpiry:
+        """Return the use case of overdue tags, as `changes` does. Raises: Invalid."""
+        server = self._server()
+        if server is not None:
+            return RegistryExpiry(registry_options(self.access), server)
+        found: TagExpiry = self._local("boltseal.server.commands.expiry", "LocalExpiry", command)
+        return found
+
+    @property
+    def given(self) -> bool:
+        """Whether any of the options was given."""
+        return bool(self.server or self.config or self.data) or self.access != RegistryArguments()
+
     def _server(self) -> str | None:
         """Return the registry that was named, None for the data folder. Raises: Invalid: the options contradict each other."""
         if self.server is None:
@@ -81,8 +117,15 @@ class TagTarget:
 
 def takes_tag_target(function: CommandFunction) -> CommandFunction:
     """Declare the options that choose a registry or a data folder; the command gets them as `target`."""
+    return expanded(function, _OPTIONS, _target, replace="target")
 
-    def made(*, server: str | None, config: Path | None, data: Path | None, **access: Any) -> dict[str, TagTarget]:
-        return {"target": TagTarget(server, RegistryArguments(**access), config, data)}
 
-    return expanded(function, _OPTIONS, made, replace="target")
+def takes_settings_target(function: CommandFunction) -> CommandFunction:
+    """Declare the options that choose a registry or a configuration; the command gets them as `target`."""
+    return expanded(function, _WITHOUT_DATA, _target, replace="target")
+
+
+def _target(
+    *, server: str | None, config: Path | None, data: Path | None = None, **access: Any
+) -> dict[str, TagTarget]:
+    return {"target": TagTarget(server, RegistryArguments(**access), config, data)}

@@ -27,9 +27,17 @@ _MAX_CURSOR: Final = 2048
 T = TypeVar("T")
 
 
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw]
+class AdminPage(msgspec.Struct):
+    """What every page of a list has."""
+
     next: str | None = None
+
+
+P = TypeVar("P", bound=AdminPage)
+
+
+class _Page(AdminPage, kw_only=True):
+    items: list[msgspec.Raw]
 
 
 class AdminClient:
@@ -76,16 +84,45 @@ class AdminClient:
                 ) from error
             raise
 
+    async def read(self, name: str, what: str, kind: type[T], query: Mapping[str, str] = NO_QUERY) -> T:
+        """Return the answer of a read that has no pages. Raises: as `Transport.request`."""
+        path = f"{PREFIX}{name}?{_encoded(query)}" if query else f"{PREFIX}{name}"
+        reply = await self._transport.request(RegistryRequest(self._registry, "GET", path, what))
+        return self._decode(reply.body, kind, what)
+
     async def items(self, name: str, what: str, kind: type[T], query: Mapping[str, str] = NO_QUERY) -> AsyncIterator[T]:
         """Yield the items of a list, page by page. Raises: as `Transport.request`; RemoteMismatch: the list has no end."""
+        async for page in self.pages(name, what, _Page, query):
+            for item in page.items:
+                yield self._decode(bytes(item), kind, what)
+
+    async def pages(
+        self,
+        name: str,
+        what: str,
+        kind: type[P],
+        query: Mapping[str, str] = NO_QUERY,
+        fields: Mapping[str, object] | None = None,
+    ) -> AsyncIterator[P]:
+        """Yield the pages of a list. `fields`: of a POST that changes nothing; None: the list is a GET. Raises: as `items`."""
         cursor: str | None = ""
         seen: set[str] = set()
         while cursor is not None:
-            path = f"{PREFIX}{name}?{_encoded({'limit': '1000', **query, **({'cursor': cursor} if cursor else {})})}"
-            reply = await self._transport.request(RegistryRequest(self._registry, "GET", path, what))
-            page = self._decode(reply.body, _Page, what)
-            for item in page.items:
-                yield self._decode(bytes(item), kind, what)
+            position = {"cursor": cursor} if cursor else {}
+            if fields is None:
+                path = f"{PREFIX}{name}?{_encoded({'limit': '1000', **query, **position})}"
+                call = RegistryRequest(self._registry, "GET", path, what)
+            else:
+                call = RegistryRequest(
+                    self._registry,
+                    "POST",
+                    f"{PREFIX}{name}",
+                    what,
+                    headers={"content-type": "application/json"},
+                    body=msgspec.json.encode({"limit": 1000, **fields, **position}),
+                )
+            page = self._decode((await self._transport.request(call)).body, kind, what)
+            yield page
             cursor = page.next
             if cursor is not None and (cursor in seen or len(seen) >= MAX_PAGES or len(cursor) > _MAX_CURSOR):
                 raise RemoteMismatch(f"{self._registry} has no end of {what}: it sent the same page twice")

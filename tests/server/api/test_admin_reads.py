@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from boltseal.server.storage.metadata import rebuild_table
+from boltseal.server.storage.metadata.rebuild_table import RebuildRow
+from boltseal.server.store_factory import open_metadata
 from tests.admin_requests import GRANTS, ONE, TWO, USERS, as_user, filled, get, items_of, post, settings_with_users
 from tests.images import push
 from tests.serving import FIRST_START_US, Clock, serving_as
@@ -73,7 +77,7 @@ async def test_operators_read_users_grants_and_rules(data: Path) -> None:
         in_force = await items_of(registry.client, "rules", "boss")
         refused = [
             (await get(registry.client, name, "lead")).status_code
-            for name in ("users", "grants", "rules", "upstreams", "held", "expire", "gc", "ledger")
+            for name in ("users", "grants", "rules", "upstreams", "held", "expire", "rebuilds", "gc", "ledger")
         ]
         me = [(await get(registry.client, "me", user)).json() for user in ("boss", "lead")]
 
@@ -81,7 +85,7 @@ async def test_operators_read_users_grants_and_rules(data: Path) -> None:
     assert [each["users"] for each in grants] == [each["users"] for each in GRANTS]
     assert (in_force[0]["number"], in_force[0]["tag"], in_force[0]["mode"]) == (1, "rc-*", "floating")
     assert in_force[-1]["number"] == 0
-    assert refused == [403] * 8
+    assert refused == [403] * 9
     assert me == [{"user": "boss", "operator": True, "token": None}, {"user": "lead", "operator": False, "token": None}]
 
 
@@ -140,3 +144,21 @@ async def test_pages_of_many_repositories_and_tags_are_complete(data: Path) -> N
     assert [each["name"] for each in repositories[0]] == ["shop/app", "shop/many", *(f"shop/n{n}" for n in range(7))]
     assert tags[0] == tags[1] == tags[2]
     assert [each["name"] for each in tags[0]] == [f"1.{number}" for number in range(7)]
+
+
+async def test_requested_rebuilds_of_all_repositories_are_listed(data: Path) -> None:
+    """Each image and base has its last request, on whichever page it is."""
+    settings = settings_with_users(data)
+    rows = [
+        RebuildRow(f"registry.example/{name}:1", base, TWO.digest, FIRST_START_US, "failed", 2, "exit code 1")
+        for name in ("other/private", "shop/app")
+        for base in ("docker.io/library/node:16", "docker.io/library/node:18")
+    ]
+    async with serving_as(settings) as registry:
+        with open_metadata(settings) as database:
+            for row in rows:
+                database.write_and_wait(partial(rebuild_table.put, row=row))
+        listed = await items_of(registry.client, "rebuilds", "boss", limit=1)
+
+    assert [(each["image"], each["base"]) for each in listed] == [(row.image, row.base) for row in rows]
+    assert {(each["outcome"], each["tries"], each["summary"]) for each in listed} == {("failed", 2, "exit code 1")}

@@ -28,6 +28,7 @@ from boltseal.server.auth.page_sessions import PageSession
 from boltseal.server.auth.people import login_of_person
 from boltseal.server.auth.pipeline_logins import PIPELINE_USER, PipelineLogins, PipelineSession
 from boltseal.server.auth.tokens import CATALOG_SCOPE, Claims, IssuedToken, Tokens
+from boltseal.server.auth.user_directory import AccountRows
 from boltseal.server.storage.users import Users
 
 MAX_SCOPES: Final = 100
@@ -77,6 +78,15 @@ class Access:
     def users(self) -> Users:
         """Return the users now: the same object while they are unchanged. UsersInvalid: they cannot be parsed."""
         return self._users.current()
+
+    @property
+    def accounts(self) -> AccountRows | None:
+        """The users of the database, None: this registry has only those of a file."""
+        return self._users.accounts
+
+    async def hash_password(self, password: str) -> bytes:
+        """Return the hash of a new password. Raises: ValueError: it is empty or too long; LoginsTooMany."""
+        return await self._logins.hash_password(password)
 
     def in_file(self, user: str) -> bool:
         """Return whether a user is one of the users' file. Raises: UsersInvalid."""

@@ -124,6 +124,11 @@ class Logins:
         """Count a login that failed without a password."""
         await self._failed.note(address)
 
+    async def hash_password(self, password: str) -> bytes:
+        """Return the hash of a new password, in a thread, in turn with logins. Raises: as `hash_password`; LoginsTooMany."""
+        async with self._one_at_a_time():
+            return await finish_in_thread(hash_password, password)
+
     def _mark(self, user: str, password: str, held: bytes) -> bytes:
         # It includes the hash from the file, so a changed password or a removed user invalidates it.
         hasher = hashlib.blake2b(key=self._secret, digest_size=32)

@@ -62,6 +62,11 @@ class UserDirectory:
         """Whether the row says so, too."""
 
     @property
+    def accounts(self) -> AccountRows | None:
+        """The users of a database, None: there are only those of a file."""
+        return self._accounts
+
+    @property
     def stale(self) -> bool:
         """Whether `refresh` must be called before the users are used."""
         if self._accounts is None:

@@ -6,15 +6,17 @@ file. A user who is in the file is changed there.
 
 from __future__ import annotations
 
+from boltseal.commands.users import GrantInfo
 from boltseal.errors import Invalid, quote
+from boltseal.server.auth.logins import hash_password
 from boltseal.server.commands.data_folder import local_admin
+from boltseal.server.commands.user_changes import encrypted_hash, erase_user, write_service, write_user
 from boltseal.server.settings import Settings
-from boltseal.server.storage.metadata import account_table, api_token_table, audit_table, person_table, session_table
+from boltseal.server.storage.metadata import account_table, api_token_table, person_table
 from boltseal.server.storage.metadata.migrate import TOKENS_FORMAT
-from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata_factory import check_metadata, open_snapshot
 from boltseal.server.storage.user_key import UserKey
-from boltseal.server.storage.users import UserFile, UserUnknown, check_user_name, parse_accounts
+from boltseal.server.storage.users import UserFile, UserUnknown, check_user_name
 from boltseal.server.store_factory import has_accounts, open_metadata, read_accounts
 
 
@@ -31,19 +33,6 @@ def list_users(settings: Settings) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def is_service(snapshot: Snapshot, name: str) -> bool:
-    """Return whether a name is that of a service account."""
-    return api_token_table.is_there(snapshot) and name in api_token_table.service_accounts(snapshot)
-
-
-def _refuse_person(tx: UnitOfWork, name: str) -> None:
-    """Raise Invalid if a person of the identity provider has this name, whose rights and API tokens another user must not get."""
-    if person_table.is_there(tx) and person_table.named(tx, name) is not None:
-        raise Invalid(
-            f"{quote(name)} is a person of the identity provider; choose another name, or remove the person first"
-        )
-
-
 def put_user(settings: Settings, name: str, password_hash: bytes) -> None:
     """Add a user, or replace a user's password.
 
@@ -56,21 +45,9 @@ def put_user(settings: Settings, name: str, password_hash: bytes) -> None:
         file.put(name, password_hash)
     if has_accounts(settings) and not in_file:
         # In this order: another process that adds the first user creates the key before it writes the row.
-        rows = read_accounts(settings)
-        key = UserKey(settings.keys)
-        encrypted = key.encrypt(name, password_hash, may_create=not rows)
-        # A row under another key than the others' would refuse every login, also with the right key back in place.
-        parse_accounts((row for row in rows if row.name != name), key)
-
-        def job(tx: UnitOfWork) -> None:
-            if is_service(tx, name):
-                raise Invalid(f"{quote(name)} is a service account, which has no password; remove it first")
-            _refuse_person(tx, name)
-            known = account_table.put(tx, name, encrypted)
-            audit_table.record(tx, local_admin().name, "user.changed" if known else "user.added", name)
-
+        encrypted = encrypted_hash(read_accounts(settings), UserKey(settings.keys), name, password_hash)
         with open_metadata(settings) as database:
-            database.write_and_wait(job)
+            database.write_and_wait(lambda tx: write_user(tx, name, encrypted, local_admin()))
 
 
 def add_service(settings: Settings, name: str) -> bool:
@@ -82,18 +59,8 @@ def add_service(settings: Settings, name: str) -> bool:
     check_metadata(settings.server.data, settings.storage, oldest=TOKENS_FORMAT)
     if name in UserFile(settings.htpasswd).current().hashes:
         raise Invalid(f"{quote(name)} is a person in the users' file; choose another name")
-
-    def job(tx: UnitOfWork) -> bool:
-        if any(row.name == name for row in account_table.all_accounts(tx)):
-            raise Invalid(f"{quote(name)} is a person; choose another name, or remove the person first")
-        _refuse_person(tx, name)
-        added = api_token_table.add_service(tx, name)
-        if added:
-            audit_table.record(tx, local_admin().name, "service.added", name)
-        return added
-
     with open_metadata(settings) as database:
-        return database.write_and_wait(job)
+        return database.write_and_wait(lambda tx: write_service(tx, name, local_admin()))
 
 
 def remove_user(settings: Settings, name: str) -> None:
@@ -101,23 +68,59 @@ def remove_user(settings: Settings, name: str) -> None:
 
     Raises: UserUnknown, UsersInvalid, Unavailable, Full.
     """
-
-    def job(tx: UnitOfWork) -> bool:
-        was_there = api_token_table.is_there(tx) and api_token_table.remove_owner(tx, name)
-        was_there = account_table.remove(tx, name) or was_there
-        if person_table.is_there(tx):
-            session_table.remove_of_owner(tx, name)
-            was_there = person_table.remove(tx, name) or was_there
-        if was_there or in_file:
-            audit_table.record(tx, local_admin().name, "user.removed", name)
-        return was_there
-
     in_file = name in UserFile(settings.htpasswd).current().hashes
     removed = False
     if has_accounts(settings):
         with open_metadata(settings) as database:
-            removed = database.write_and_wait(job)
+            removed = database.write_and_wait(lambda tx: erase_user(tx, name, local_admin(), in_file=in_file))
     if in_file:
         UserFile(settings.htpasswd).remove(name)
     elif not removed:
         raise UserUnknown(f"there is no user {quote(name)}")
+
+
+class LocalUsers:
+    """`UserChanges` on one data folder, and with its users' file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @property
+    def where(self) -> str:
+        """Where users are looked for, in words."""
+        return f"in {self._settings.htpasswd} or the database of {self._settings.server.data}"
+
+    def users(self) -> dict[str, str]:
+        """Return all users and their kinds."""
+        return list_users(self._settings)
+
+    def check_name(self, name: str) -> None:
+        """Refuse a name that no user can have."""
+        check_user_name(name)
+
+    def put(self, name: str, password: str) -> str:
+        """Add a user, or replace a user's password."""
+        known = name in list_users(self._settings)
+        try:
+            hashed = hash_password(password)
+        except ValueError as error:
+            raise Invalid(f"no password was set: {error}; type it, or write it to standard input") from error
+        put_user(self._settings, name, hashed)
+        return "changed" if known else "added"
+
+    def add_service(self, name: str) -> str:
+        """Add a service account."""
+        return "added" if add_service(self._settings, name) else "unchanged"
+
+    def remove(self, name: str) -> None:
+        """Remove a user."""
+        remove_user(self._settings, name)
+
+    def grants(self) -> list[GrantInfo]:
+        """Return the grants of the configuration."""
+        grants = self._settings.grants
+        found = [
+            GrantInfo(sorted(each.users), sorted(each.groups), str(each.repository), sorted(map(str, each.actions)))
+            for each in grants.grants
+        ]
+        return [*found, *(GrantInfo.anonymous(str(glob)) for glob in grants.anonymous_pull)]

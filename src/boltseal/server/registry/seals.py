@@ -38,6 +38,7 @@ from boltseal.server.storage.batches import batches
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
 from boltseal.server.storage.metadata import image_parts, links, queries, unreferenced
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.tag_states import StoredTag
 
 MAX_LISTED: Final = 20
 """Tags that a message lists."""
@@ -205,6 +206,19 @@ class Seals:
         # The time of a transaction, as every other decision about keep times has it.
         now_us = await self._database.write(lambda tx: tx.now_us)
         overdue = await self._database.read(lambda snapshot: self._tag_writer.overdue(snapshot, now_us))
+        return await self._expire(overdue, actor, dry_run=dry_run)
+
+    async def expire_some(self, tags: Iterable[StoredTag], actor: Actor, *, dry_run: bool) -> Expiry:
+        """Do what `expire` does, for the overdue ones of these tags."""
+        now_us = await self._database.write(lambda tx: tx.now_us)
+        overdue = [
+            OverdueTag(RepositoryRow(Repository(each.repository), each.repository_id), Tag(each.name))
+            for each in tags
+            if each.row.overdue_at(now_us)
+        ]
+        return await self._expire(overdue, actor, dry_run=dry_run)
+
+    async def _expire(self, overdue: Sequence[OverdueTag], actor: Actor, *, dry_run: bool) -> Expiry:
         done = Expiry([], [])
         for some in batches(overdue, TAGS_AT_ONCE):
 

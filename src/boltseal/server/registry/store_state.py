@@ -1,13 +1,20 @@
-"""Reads the state of the store for operators: its logs, and garbage collection. Changes nothing."""
+"""Reads the state of the store for operators: its logs, garbage collection, requested rebuilds. Changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from boltseal.server.storage.metadata import blob_reviews, full_collection_table, ledger_store, ledger_tree
+from boltseal.server.storage.metadata import (
+    blob_reviews,
+    full_collection_table,
+    ledger_store,
+    ledger_tree,
+    rebuild_table,
+)
 from boltseal.server.storage.metadata.full_collection_table import FullCollectionRow
 from boltseal.server.storage.metadata.protocol import LEDGER, MARK, OBSERVATIONS, TAGS, Log, Metadata, Snapshot
+from boltseal.server.storage.metadata.rebuild_table import RebuildRow
 
 
 class LogState(NamedTuple):
@@ -46,6 +53,10 @@ class StoreState:
             return CollectionState(blob_reviews.count_failed(snapshot), full_collection_table.find(snapshot))
 
         return await self._database.read(query)
+
+    async def rebuilds_after(self, after: tuple[str, str], limit: int) -> list[RebuildRow]:
+        """Return the last requests of rebuilds after an image and a base, sorted by these."""
+        return await self._database.read(lambda snapshot: rebuild_table.requests_after(snapshot, after, limit))
 
     def _logs(self, snapshot: Snapshot) -> Iterator[LogState]:
         for log in (LEDGER, OBSERVATIONS):

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from boltseal.errors import Invalid, NotFound, Unavailable, quote
 from boltseal.files.atomic_files import Disk, locked, write_file
@@ -63,6 +63,12 @@ class Users:
     version: tuple[int, int, int]
     tokens: Mapping[str, ApiTokenRow] = field(default_factory=dict)
     people: Mapping[str, Person] = field(default_factory=dict)
+
+    def kind(self, name: str) -> Literal["user", "service", "person"]:
+        """Return the kind of one of these users, as `boltseal admin user ls` shows it."""
+        if name in self.people:
+            return "person"
+        return "user" if self.hashes[name] else "service"
 
 
 NO_USERS: Final = Users({}, (0, 0, 0))

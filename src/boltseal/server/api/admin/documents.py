@@ -131,18 +131,6 @@ class History(Page, frozen=True, kw_only=True):
     items: list[LedgerEntry]
 
 
-class User(msgspec.Struct, frozen=True, kw_only=True):
-    """A user who may log in."""
-
-    name: str
-
-
-class Users(Page, frozen=True, kw_only=True):
-    """A page of users, sorted by name."""
-
-    items: list[User]
-
-
 class GrantInForce(msgspec.Struct, frozen=True, kw_only=True):
     """A grant. `users`: names, or `*` for every user. `groups`: of the identity provider, or `*` for all people there."""
 
@@ -214,31 +202,35 @@ class HeldTags(Page, frozen=True, kw_only=True):
     items: list[Held]
 
 
-class OverdueTag(msgspec.Struct, frozen=True, kw_only=True):
-    """A sealed tag whose time to be kept is over."""
-
-    repository: str
-    tag: str
-    digest: DigestText
-    keep: str
-    since: TimeText
-    running: Annotated[
-        str | None, Meta(description="Which host runs its image, by its report; then the tag stays. Null: none does.")
-    ]
-
-
-class OverdueTags(Page, frozen=True, kw_only=True):
-    """A page of tags that `boltseal admin expire` would delete, unless a host runs their images."""
-
-    items: list[OverdueTag]
-
-
 class Collection(msgspec.Struct, frozen=True, kw_only=True):
     """The state of garbage collection."""
 
     undeleted_blobs: Annotated[int, Meta(description="Unreferenced blobs whose bytes the store failed to delete.")]
     full_since: Annotated[TimeText | None, Meta(description="When a full collection began that has not ended.")]
     full_stage: Annotated[str | None, Meta(description="What it compares now.")]
+
+
+class RequestedRebuild(msgspec.Struct, frozen=True, kw_only=True):
+    """The last request to rebuild an image whose base is outdated."""
+
+    image: str
+    base: str
+    digest: Annotated[str, Meta(description="What the base resolved to, for which the rebuild was requested.")]
+    time: TimeText
+    outcome: Annotated[
+        str,
+        Meta(
+            description="`asked`: it was requested. `done`, `failed`: how it ended. `stopped`: the server was stopped meanwhile."
+        ),
+    ]
+    tries: int
+    summary: Annotated[str, Meta(description="The last line of the command's output, or the answer of the webhook.")]
+
+
+class RequestedRebuilds(Page, frozen=True, kw_only=True):
+    """A page of requested rebuilds, sorted by image and base. The ledger has all requests: `history` with `rebuild.requested`."""
+
+    items: list[RequestedRebuild]
 
 
 class LogState(msgspec.Struct, frozen=True, kw_only=True):

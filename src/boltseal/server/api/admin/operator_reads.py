@@ -1,4 +1,4 @@
-"""Reads for operators: rules, users, grants, upstreams, held and overdue tags, garbage collection; and who the caller is."""
+"""Reads for operators: rules, grants, upstreams, held tags, requested rebuilds, garbage collection; and who the caller is."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from typing import Final
 from boltseal.ledger.entry import format_time
 from boltseal.server.api.admin import documents
 from boltseal.server.api.admin.documents import grant_document, rule_document, time_or_none
-from boltseal.server.api.admin.paging import PageQuery, cursor_of, pair_position, tag_position, text_position
+from boltseal.server.api.admin.paging import PageQuery, cursor_of, pair_position
 from boltseal.server.api.admin.routes import NoParameters, Right, Route
 from boltseal.server.api.request import Request
 from boltseal.server.auth.access import Access
 from boltseal.server.commands.ratelimit import UpstreamLimit, limits_of
 from boltseal.server.registry import Registry
 from boltseal.server.registry.observations import HeldTag
-from boltseal.server.registry.tag_states import StoredTag
 from boltseal.server.settings import Settings
 
-USERS: Final = "users"
 HELD: Final = "held"
-EXPIRE: Final = "expire"
+REBUILDS: Final = "rebuilds"
 
 LOOKED_AT: Final = 1000
 """Rows that one request looks at for a list of few of them. Its page may be empty, and others follow."""
@@ -48,7 +46,6 @@ class OperatorReads:
                 self.ledger,
             ),
             Route("GET", "rules", "List the rules in force.", operator, NoParameters, documents.Rules, self.rules),
-            Route("GET", USERS, "List the users.", operator, PageQuery, documents.Users, self.users),
             Route("GET", "grants", "List the grants in force.", operator, NoParameters, documents.Grants, self.grants),
             Route(
                 "GET",
@@ -70,12 +67,12 @@ class OperatorReads:
             ),
             Route(
                 "GET",
-                EXPIRE,
-                "List the sealed tags whose time to be kept is over.",
+                REBUILDS,
+                "List the last request of a rebuild for each image and base.",
                 operator,
                 PageQuery,
-                documents.OverdueTags,
-                self.overdue,
+                documents.RequestedRebuilds,
+                self.rebuilds,
             ),
             Route(
                 "GET",
@@ -124,14 +121,6 @@ class OperatorReads:
         """Return the rules in the order in which they are tried."""
         return documents.Rules(items=[rule_document(rule) for rule in self._settings.rules.rules])
 
-    async def users(self, _: Request, asked: PageQuery) -> documents.Users:
-        """Return a page of the users."""
-        after = text_position(USERS, asked.cursor)
-        names = sorted(name for name in self._access.users().hashes if name > after)
-        shown = names[: asked.limit]
-        following = cursor_of(USERS, shown[-1]) if len(names) > len(shown) else None
-        return documents.Users(items=[documents.User(name=name) for name in shown], next=following)
-
     async def grants(self, _: Request, __: NoParameters) -> documents.Grants:
         """Return the grants in force."""
         grants = self._access.grants
@@ -155,20 +144,24 @@ class OperatorReads:
         cursor = None if following is None else cursor_of(HELD, *following)
         return documents.HeldTags(items=[_held(each) for each in shown], next=cursor)
 
-    async def overdue(self, _: Request, asked: PageQuery) -> documents.OverdueTags:
-        """Return the overdue ones of the next tags."""
-        states = self._registry.tag_states
-        page = await states.of_all(tag_position(EXPIRE, asked.cursor), LOOKED_AT)
-        found = [each for each in page.tags if each.row.overdue_at(states.now_us)]
-        last = page.tags[-1] if page.more else None
-        if len(found) > asked.limit:
-            last = found[asked.limit - 1]
-        shown = found[: asked.limit]
-        running = await self._registry.host_reports.why_running(shown)
-        return documents.OverdueTags(
-            items=[_overdue(each, why) for each, why in zip(shown, running, strict=True)],
-            next=None if last is None else cursor_of(EXPIRE, last.repository_id, last.name),
-        )
+    async def rebuilds(self, _: Request, asked: PageQuery) -> documents.RequestedRebuilds:
+        """Return a page of the requested rebuilds of all repositories."""
+        rows = await self._registry.store_state.rebuilds_after(pair_position(REBUILDS, asked.cursor), asked.limit + 1)
+        shown = rows[: asked.limit]
+        items = [
+            documents.RequestedRebuild(
+                image=each.image,
+                base=each.base,
+                digest=each.digest,
+                time=format_time(each.time_us),
+                outcome=each.outcome,
+                tries=each.tries,
+                summary=each.summary,
+            )
+            for each in shown
+        ]
+        following = cursor_of(REBUILDS, shown[-1].image, shown[-1].base) if len(rows) > len(shown) else None
+        return documents.RequestedRebuilds(items=items, next=following)
 
     async def collection(self, _: Request, __: NoParameters) -> documents.Collection:
         """Return the state of garbage collection."""
@@ -206,16 +199,4 @@ def _held(found: HeldTag) -> documents.Held:
         digest=str(held.digest),
         served=None if serves is None else str(serves.digest),
         since=format_time(found.known.held_us or 0),
-    )
-
-
-def _overdue(found: StoredTag, running: str) -> documents.OverdueTag:
-    row = found.row
-    return documents.OverdueTag(
-        repository=found.repository,
-        tag=found.name,
-        digest=str(row.digest),
-        keep=str(row.keep),
-        since=format_time(row.keep_until_us or 0),
-        running=running or None,
     )

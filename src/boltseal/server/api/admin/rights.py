@@ -13,12 +13,13 @@ from boltseal.policy.grants import Action
 from boltseal.server.api.admin.routes import Right
 from boltseal.server.api.request import Request
 from boltseal.server.auth.access import Access
+from boltseal.server.auth.api_tokens import TokenNotAllowed
 
 
 def check_right(access: Access, request: Request, right: Right, asked: Any) -> None:
     """Set the actor of a request whose caller is authenticated and has the right. `asked`: what the route takes.
 
-    Raises: LoginNeeded, Denied; NameInvalid: the request names no valid repository.
+    Raises: LoginNeeded, Denied, TokenNotAllowed; NameInvalid: the request names no valid repository.
     """
     match right:
         case Right.LOGIN:
@@ -38,5 +39,15 @@ def check_right(access: Access, request: Request, right: Right, asked: Any) -> N
             access.check(request.caller, request.repository, Action.PULL)  # the answer shows what the repository has
         case Right.OPERATOR:
             request.actor = access.check_operator(request.caller)
+        case Right.PASSWORD:
+            request.actor = access.check_operator(request.caller)
+            _refuse_api_token(request)
         case Right.REPORT:
             request.actor = access.check_report(request.caller)
+
+
+def _refuse_api_token(request: Request) -> None:
+    """Raise TokenNotAllowed if the caller uses an API token: with a new password it would have more rights than the token."""
+    held = request.caller.api_token
+    if held is not None:
+        raise TokenNotAllowed(f"the API token {held.id} changes no users; log in with user and password")

@@ -47,6 +47,7 @@ class Right(StrEnum):
     PULL = "pull"
     ADMIN = "admin"
     OPERATOR = "operator"
+    PASSWORD = "password"  # noqa: S105 - the word for a right
     REPORT = "report"
 
 
@@ -58,6 +59,7 @@ RIGHTS: Final = {
     Right.PULL: "a caller that may pull from the repository",
     Right.ADMIN: "a login with `admin` and `pull` in the repository",
     Right.OPERATOR: 'a login with `admin` in every repository (a grant with `repository = "**"`)',
+    Right.PASSWORD: "as `operator`, and logged in with user and password, not with an API token",
     Right.REPORT: "a login with `report`; without users every caller",
 }
 """What each right means, for the docs."""

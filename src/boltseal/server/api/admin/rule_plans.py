@@ -8,17 +8,16 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from boltseal.policy.rule_plan import RuleEffect, plan
+from boltseal.policy.rule_plan import RuleEffect
 from boltseal.policy.rules import MAX_RULES, RuleSet, parse_rules
 from boltseal.server.api.admin.documents import RuleInForce, rule_document
 from boltseal.server.api.admin.paging import Page, PageQuery, cursor_of, tag_position
 from boltseal.server.api.admin.routes import Right, Route
 from boltseal.server.api.request import Request
-from boltseal.server.registry.tag_states import StoredTag, TagMode, TagStates, mode_of
+from boltseal.server.commands.rule_plans import LOOKED_AT, TagPlan, plans_of
+from boltseal.server.registry.tag_states import TagMode, TagStates
 
 PLAN: Final = "rules/plan"
-LOOKED_AT: Final = 1000
-"""Tags that one request looks at."""
 
 
 class PlanRequest(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,9 +71,10 @@ class RulePlans:
         """Return what the rules would do to the next tags."""
         after = await asyncio.to_thread(parse_rules, asked.rules)
         page = await self._states.of_all(tag_position(PLAN, asked.cursor), LOOKED_AT)
-        # In a thread: a thousand rules for a thousand tags take a second.
-        compared = await asyncio.to_thread(lambda: [self._compare(each, after) for each in page.tags])
-        shown = [index for index, each in enumerate(compared) if asked.all or each.effect is not RuleEffect.NONE]
+        compared = await asyncio.to_thread(plans_of, page.tags, self._rules, after)
+        shown = [
+            index for index, each in enumerate(compared) if asked.all or each.planned.effect is not RuleEffect.NONE
+        ]
         looked_at, more = len(compared), page.more
         if len(shown) > asked.limit:
             shown = shown[: asked.limit]
@@ -82,19 +82,17 @@ class RulePlans:
         last = page.tags[looked_at - 1] if more else None
         return RulePlan(
             looked_at=looked_at,
-            items=[compared[index] for index in shown],
+            items=[_document(compared[index]) for index in shown],
             next=None if last is None else cursor_of(PLAN, last.repository_id, last.name),
         )
 
-    def _compare(self, found: StoredTag, after: RuleSet) -> PlannedTag:
-        mode = mode_of(found.row)
-        sealed = mode not in (TagMode.MUTABLE, TagMode.DELETED)
-        planned = plan(self._rules, after, found.repository, found.name, sealed=sealed)
-        return PlannedTag(
-            repository=found.repository,
-            tag=found.name,
-            mode=mode,
-            effect=planned.effect,
-            before=rule_document(planned.before),
-            after=rule_document(planned.after),
-        )
+
+def _document(found: TagPlan) -> PlannedTag:
+    return PlannedTag(
+        repository=found.tag.repository,
+        tag=found.tag.name,
+        mode=found.mode,
+        effect=found.planned.effect,
+        before=rule_document(found.planned.before),
+        after=rule_document(found.planned.after),
+    )

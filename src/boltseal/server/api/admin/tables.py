@@ -5,6 +5,7 @@ from __future__ import annotations
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.admin.api_tokens import ApiTokenRoutes
 from boltseal.server.api.admin.application import AdminApi
+from boltseal.server.api.admin.expiry import ExpiryRoutes
 from boltseal.server.api.admin.hosts import HostRoutes
 from boltseal.server.api.admin.operator_reads import OperatorReads
 from boltseal.server.api.admin.pipeline_sessions import PipelineSessionRoutes
@@ -12,6 +13,7 @@ from boltseal.server.api.admin.refused_pushes import RefusedPushReads
 from boltseal.server.api.admin.repository_reads import RepositoryReads
 from boltseal.server.api.admin.rule_plans import RulePlans
 from boltseal.server.api.admin.tag_changes import TagChanges
+from boltseal.server.api.admin.users import UserRoutes
 from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.registry import Registry
@@ -29,6 +31,8 @@ def admin_api(
         TagChanges(registry, access),
         RulePlans(registry.tag_states, settings.rules),
         OperatorReads(registry, access, settings),
+        ExpiryRoutes(registry),
+        UserRoutes(access),
         ApiTokenRoutes(access),
         HostRoutes(registry.host_reports, access),
         PipelineSessionRoutes(access),

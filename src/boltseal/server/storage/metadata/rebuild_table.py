@@ -23,6 +23,10 @@ class RebuildRow(NamedTuple):
 
 
 _ALL: Final = "SELECT image, base, digest, time_us, outcome, tries, summary FROM requested_rebuild ORDER BY image, base"
+_AFTER: Final = """
+SELECT image, base, digest, time_us, outcome, tries, summary FROM requested_rebuild
+WHERE (image, base) > (?, ?) ORDER BY image, base LIMIT ?
+"""
 _PUT: Final = """
 INSERT INTO requested_rebuild (image, base, digest, time_us, outcome, tries, summary) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (image, base) DO UPDATE SET digest = excluded.digest, time_us = excluded.time_us, outcome = excluded.outcome,
@@ -33,6 +37,11 @@ ON CONFLICT (image, base) DO UPDATE SET digest = excluded.digest, time_us = excl
 def all_requests(snapshot: Snapshot) -> list[RebuildRow]:
     """Return all rows."""
     return [RebuildRow(*row) for row in snapshot.sql.plain(_ALL).fetchall()]
+
+
+def requests_after(snapshot: Snapshot, after: tuple[str, str], limit: int) -> list[RebuildRow]:
+    """Return the first rows after an image and a base."""
+    return [RebuildRow(*row) for row in snapshot.sql.plain(_AFTER, (*after, limit)).fetchall()]
 
 
 def put(tx: UnitOfWork, row: RebuildRow) -> None:

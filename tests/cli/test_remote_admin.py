@@ -1,0 +1,165 @@
+"""`boltseal admin ... --server HOST`: the commands over the admin API print and do what they do on the data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.admin_requests import settings_with_users
+from tests.cli import program
+from tests.cli.remote_registry import CONFIG, fill, logins
+
+pytestmark = pytest.mark.slow  # each starts a server and some commands
+
+RULES = """
+[[rule]]
+repository = "shop/*"
+tag = "pr-*"
+keep = "30d"
+[[rule]]
+repository = "parts/**"
+settle = "90s"
+"""
+OTHER_RULES = """
+[server]
+listen = "127.0.0.1:1"
+[[rule]]
+tag = "latest"
+mode = "sealed"
+keep = "7d"
+[[rule]]
+repository = "shop/**"
+mode = "floating"
+"""
+
+Arguments = list[str | Path]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[servers.Server]:
+    """A registry with an operator, a user who may push, and two rules."""
+    settings_with_users(tmp_path / "data")
+    with servers.boltseal(tmp_path / "data", config=CONFIG + RULES) as running:
+        yield running
+
+
+def over_api(server: servers.Server, folder: Path, user: str) -> Arguments:
+    """Return the options for the admin API, with the login of a user."""
+    return ["--server", server.address, "--registry-config", logins(server, folder, user)]
+
+
+def on_data(server: servers.Server) -> Arguments:
+    """Return the options for the data folder."""
+    return ["--data", server.folder, *configured(server)]
+
+
+def configured(server: servers.Server) -> Arguments:
+    """Return the option for the server's configuration."""
+    return ["--config", server.folder.with_name("data.toml")]
+
+
+async def test_rules_are_the_same_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
+    """The rules, a decision and a plan have the same text and JSON over the admin API and from the configuration."""
+    await fill(server)
+    other = tmp_path / "other.toml"
+    other.write_text(OTHER_RULES, encoding="utf-8")
+    remote, config, local = over_api(server, tmp_path, "boss"), configured(server), on_data(server)
+    commands: list[tuple[Arguments, Arguments]] = [
+        (["admin", "rules"], config),
+        (["admin", "rules", "test", "shop/a", "pr-7"], config),
+        (["admin", "rules", "test", "parts/a", "1.0"], config),
+        (["admin", "rules", "test", "shop/a", "latest"], config),
+        (["admin", "rules", "plan", other], local),
+        (["admin", "rules", "plan", other, "--all"], local),
+    ]
+    for command, here in commands:
+        for more in ([], ["--json"]):
+            there = program.call(*command, *remote, *more)
+            same = program.call(*command, *here, *more)
+
+            assert (there.code, there.out, there.err) == (0, same.out, same.err)
+
+
+async def test_a_plan_shows_what_becomes_of_the_tags(server: servers.Server, tmp_path: Path) -> None:
+    """A tag that would be sealed, and one that stays sealed, are listed with the rules before and after; nothing is changed."""
+    await fill(server)
+    other = tmp_path / "other.toml"
+    other.write_text(OTHER_RULES, encoding="utf-8")
+    shown = program.call("admin", "rules", "plan", other, *over_api(server, tmp_path, "boss"), "--json")
+    printed = program.call("admin", "rules", "plan", other, *over_api(server, tmp_path, "boss"))
+    again = program.call("admin", "rules", "plan", other, *over_api(server, tmp_path, "boss"), "--json")
+
+    assert [(row["ref"], row["status"], row["mode"]) for row in shown.json["results"]] == [
+        ("shop/a:1.4.2", "stays-sealed", "sealed"),
+        ("shop/a:latest", "seals", "mutable"),
+        ("shop/b:1.4.2", "stays-sealed", "sealed"),
+        ("shop/b:latest", "seals", "mutable"),
+    ]
+    assert shown.json["results"][1]["after"]["keep"] == "7d"
+    assert shown.json["results"][0]["reason"] == "a built-in rule decides now, then rule 2"
+    assert "the rules have an effect on 4 of 4 tags" in printed.err
+    assert again.out == shown.out
+
+
+async def test_rules_without_the_right_are_refused(server: servers.Server, tmp_path: Path) -> None:
+    """The rules of all repositories are for operators; a decision is for those who may pull."""
+    other = tmp_path / "other.toml"
+    other.write_text(OTHER_RULES, encoding="utf-8")
+    remote = over_api(server, tmp_path, "ci")
+    refused = [
+        program.call(*words, *remote, "--json") for words in (["admin", "rules"], ["admin", "rules", "plan", other])
+    ]
+    decided = program.call("admin", "rules", "test", "shop/a", "pr-7", *remote)
+
+    for each in refused:
+        assert (each.code, each.json["results"], each.json["errors"][0]["code"]) == (3, [], "DENIED")
+    assert (decided.code, decided.out) == (0, "sealed\n")
+
+
+def test_users_are_changed_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
+    """Users, kinds and grants are the same over the admin API and on the data folder, after changes over the API."""
+    remote = over_api(server, tmp_path, "boss")
+    added = program.call("admin", "user", "add", "new", *remote, "--json", typed="correct horse\n")
+    changed = program.call("admin", "user", "add", "new", *remote, "--json", typed="battery staple\n")
+    refused = program.call("admin", "user", "add", "new", *remote, "--json", typed="\n")
+    service = program.call("admin", "user", "add", "robot", "--service", *remote)
+    gone = program.call("admin", "user", "remove", "nobody", *remote)
+    again = program.call("admin", "user", "remove", "nobody", *remote)
+    lists = [
+        [program.call("admin", "user", *words, *where) for where in (remote, here)]
+        for words, here in (
+            (["ls"], on_data(server)),
+            (["ls", "--json"], on_data(server)),
+            (["grants"], configured(server)),
+            (["grants", "--json"], configured(server)),
+        )
+    ]
+
+    assert (added.json["results"], changed.json["results"][0]["status"]) == (
+        [{"ref": "new", "status": "added"}],
+        "changed",
+    )
+    assert (refused.code, "1 to 72 bytes" in refused.json["errors"][0]["message"]) == (2, True)
+    assert (service.code, gone.code, again.code) == (0, 0, 1)
+    for there, here in lists:
+        assert (there.code, there.out) == (0, here.out)
+    assert lists[0][0].out.split("\n")[-2] == "robot (service account)"
+    assert "nobody" not in lists[0][0].out
+
+
+async def test_expire_prints_the_same_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
+    """Where nothing is overdue nothing is deleted; only an operator may ask."""
+    await fill(server)
+    runs = [
+        program.call("admin", "expire", *more, *where)
+        for more in (["--dry-run"], ["--yes"], ["--json"])
+        for where in (over_api(server, tmp_path, "boss"), on_data(server))
+    ]
+    refused = program.call("admin", "expire", *over_api(server, tmp_path, "ci"), "--json")
+
+    for there, here in zip(runs[::2], runs[1::2], strict=True):
+        assert (there.code, there.out, there.err) == (0, here.out, here.err)
+    assert (refused.code, refused.json["errors"][0]["code"]) == (3, "DENIED")
