@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from boltseal.commands import host_runs
     from boltseal.commands.deploy import DeployOptions
     from boltseal.commands.host_runs import HostsRequest
+    from boltseal.engines import host_list
 else:  # most deploys are to one host
     host_runs = deferred("boltseal.commands.host_runs")
+    host_list = deferred("boltseal.engines.host_list")
 
 DEFAULT_CANARY_FOR: Final = Duration.parse("1m")
 CanaryOption = Annotated[
@@ -87,7 +89,7 @@ class Targets:
     def request(self, options: DeployOptions) -> HostsRequest:
         """Return what is done on several hosts. Raises: EngineAddressInvalid, HostsFileInvalid; OSError: the file can't be read."""
         hosts = [str(options.client.engine_address(each)) for each in named_hosts(self.hosts, self.file)]
-        words = [part for each in self.hosts for part in ("--host", each)]
+        words = [part for each in self.hosts for part in ("--host", host_list.in_command(each))]
         if self.file is not None:
             words += ["--hosts-file", str(self.file.absolute())]
         return host_runs.HostsRequest(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from boltseal.commands.client_context import ClientContext
 from boltseal.commands.deploy import DeployableProject, DeployOptions, open_deployable
 from boltseal.commands.each_host import AT_ONCE, on_each
+from boltseal.commands.engine_releases import engine_releases
 from boltseal.commands.releases import release_folder
 from boltseal.commands.text import clean
 from boltseal.deploy.compose_program import ProjectFiles
@@ -19,17 +19,17 @@ from boltseal.deploy.releases import check_kind, rollback_target
 from boltseal.errors import BoltsealError, Invalid, NotFound
 
 _ERROR: Final = "boltseal: "
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedHost:
-    """A host that a run can begin on. `engine`: the folder of its releases here, one for each engine.
+    """A host that a run can begin on.
 
     `mark`: the number of its newest release; `project`: what is deployed; `to`: the release that a rollback deploys again.
     """
 
     host: str
-    engine: Path
     mark: int
     project: DeployableProject | None = None
     to: int | None = None
@@ -68,9 +68,9 @@ def check_deploy(
             if not anyway:
                 project.check_files()
             project.check()
-        return CheckedHost(host, project.folder.root, newest_number(releases), project)
+        return CheckedHost(host, newest_number(releases), project)
 
-    return _checked(hosts, check)
+    return _checked(options, hosts, check)
 
 
 def check_rollback(options: DeployOptions, hosts: Sequence[str], project: str) -> CheckedHosts:
@@ -86,37 +86,46 @@ def check_rollback(options: DeployOptions, hosts: Sequence[str], project: str) -
             if target is None:
                 raise NotFound(f"can't roll back: {project} has no release before the running one on {host}")
             folder.contents(target.number)
-        return CheckedHost(host, folder.root, newest_number(releases), to=target.number)
+        return CheckedHost(host, newest_number(releases), to=target.number)
 
-    return _checked(hosts, check)
+    return _checked(options, hosts, check)
 
 
-def check_reachable(client: ClientContext, hosts: Sequence[str], project: str) -> CheckedHosts:
+def check_reachable(options: DeployOptions, hosts: Sequence[str], project: str) -> CheckedHosts:
     """Check that the releases of a project can be read and changed on these hosts. Raises: as `check_deploy`."""
 
     def check(host: str) -> CheckedHost:
-        folder = release_folder(client, project, host, "deploy --resume")
+        folder = release_folder(options_for(options, host).client, project, host, "deploy --resume")
         with folder.deploying():
-            return CheckedHost(host, folder.root, newest_number(folder.all()))
+            return CheckedHost(host, newest_number(folder.all()))
 
-    return _checked(hosts, check)
+    return _checked(options, hosts, check)
 
 
-def _checked(hosts: Sequence[str], check: Callable[[str], CheckedHost]) -> CheckedHosts:
-    def attempt(host: str) -> CheckedHost | BoltsealError:
+def _checked(options: DeployOptions, hosts: Sequence[str], check: Callable[[str], CheckedHost]) -> CheckedHosts:
+    """Check that each host can be reached and is an engine of its own, and then what `check` does."""
+    found = _attempted(hosts, lambda host: engine_releases(options.client, host).root)
+    wrong = {host: each for host, each in found.items() if isinstance(each, BoltsealError)}
+    by_engine: dict[Path, str] = {}
+    for host, each in found.items():
+        other = host if isinstance(each, BoltsealError) else by_engine.setdefault(each, host)
+        if other != host:
+            raise Invalid(f"{other} and {host} are one engine; name it once. Nothing was touched")
+    if wrong:
+        return CheckedHosts((), wrong)
+    checked = _attempted(hosts, check)
+    ready = tuple(each for each in checked.values() if isinstance(each, CheckedHost))
+    wrong = {host: each for host, each in checked.items() if isinstance(each, BoltsealError)}
+    if not ready and len({(type(each), each.message) for each in wrong.values()}) == 1:
+        raise next(iter(wrong.values()))
+    return CheckedHosts(ready, wrong)
+
+
+def _attempted(hosts: Sequence[str], call: Callable[[str], T]) -> dict[str, T | BoltsealError]:
+    def attempt(host: str) -> T | BoltsealError:
         try:
-            return check(host)
+            return call(host)
         except BoltsealError as error:
             return error
 
-    found = on_each(hosts, AT_ONCE, attempt)
-    ready = tuple(each for each in found if isinstance(each, CheckedHost))
-    wrong = {host: each for host, each in zip(hosts, found, strict=True) if isinstance(each, BoltsealError)}
-    if not ready and len({(type(each), each.message) for each in wrong.values()}) == 1:
-        raise next(iter(wrong.values()))
-    by_engine: dict[Path, str] = {}
-    for each in ready:
-        other = by_engine.setdefault(each.engine, each.host)
-        if other != each.host:
-            raise Invalid(f"{other} and {each.host} are one engine; name it once. Nothing was touched")
-    return CheckedHosts(ready, wrong)
+    return dict(zip(hosts, on_each(hosts, AT_ONCE, attempt), strict=True))

@@ -179,7 +179,7 @@ def resume_on_hosts(request: HostsRequest, project: str) -> HostsResult:
             nothing = _Run(request, project, _rollbacks(request, record))
             return nothing.returned(file, record, recorded, {})
         if record.files is None:
-            checked = check_reachable(request.options.client, recorded, project)
+            checked = check_reachable(request.options, recorded, project)
             call = _rollbacks(request, record)
         else:
             named = record.files.named()

@@ -13,6 +13,7 @@ from boltseal.commands.outcome import Outcome
 from boltseal.deploy.release_diff import ReleaseChange, changes
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
 from boltseal.deploy.releases import CLUSTER_KEY, Release, ReleaseContents, ReleasedService, check_project, last_good
+from boltseal.engines.host_list import in_command
 from boltseal.errors import BoltsealError, Unavailable
 
 
@@ -189,7 +190,7 @@ def unfinished_notice(release: Release, client: ClientContext) -> str:
         arguments = f"--project-name {release.project} --kube {context} --namespace {namespace}"
     else:
         elsewhere = release.engine not in ("", client.engine_address().key)
-        arguments = f"--project-name {release.project}{f' --host {release.engine}' if elsewhere else ''}"
+        arguments = f"--project-name {release.project}{f' --host {in_command(release.engine)}' if elsewhere else ''}"
         arguments += " --quadlet" if release.unit_folder else ""
     return (
         f"release {release.number} of {release.project} was left {release.step}: `boltseal deploy --resume {arguments}` "
