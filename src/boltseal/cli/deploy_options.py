@@ -50,7 +50,7 @@ ParallelOption = Annotated[
     int | None,
     typer.Option(
         "--parallel",
-        metavar="COUNT",
+        metavar="NUMBER",
         min=1,
         max=64,
         show_default=False,

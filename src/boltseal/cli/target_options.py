@@ -33,7 +33,7 @@ CanaryOption = Annotated[
     int,
     typer.Option(
         "--canary",
-        metavar="COUNT",
+        metavar="NUMBER",
         min=0,
         show_default=False,
         help="First only to so many of several hosts; the others follow if these stay healthy.",
