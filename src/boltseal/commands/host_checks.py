@@ -1,4 +1,4 @@
-"""Check several hosts before a deploy or a rollback touches any of them: each one is reachable, nobody deploys there, and the lock holds."""
+"""Check several hosts before a deploy or a rollback touches any of them: each is reachable, no other process deploys there, and the lock holds."""
 
 from __future__ import annotations
 

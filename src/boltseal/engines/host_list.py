@@ -31,7 +31,7 @@ def with_scheme(text: str) -> str:
 
 
 def in_command(address: str) -> str:
-    """Return an address for a command that is printed: without the scheme where there is a user, whom a message would hide in a URL."""
+    """Return an address for a command that is printed: without the scheme if it has a user, since messages hide the user of a URL."""
     return address.removeprefix("ssh://") if "@" in address else address
 
 

@@ -25,18 +25,18 @@ ENDS_LATER = ("/busybox", "sh", "-c", "/busybox sleep 3; exit 3")
 
 @dataclass
 class Hosts:
-    """A project and two hosts. `one`: at the socket of this machine; `two`: behind ssh, off while the file `off` exists."""
+    """A project and two hosts. `local`: at the socket of this machine; `remote`: behind ssh, off while the file `off` exists."""
 
     shop: ComposeProject
-    one: str
-    two: str
+    local: str
+    remote: str
     far: ComposeProject
     off: Path
 
     @property
     def words(self) -> tuple[str, ...]:
         """The options that name both."""
-        return ("--host", self.one, "--host", self.two)
+        return ("--host", self.local, "--host", self.remote)
 
     def deploy(self, *more: str) -> Run:
         """Deploy to both hosts."""
@@ -64,7 +64,7 @@ class Hosts:
 
     def releases(self) -> dict[str, list[tuple[str, int | None]]]:
         """Return how each release ended, and which it restored, by host."""
-        found: dict[str, list[tuple[str, int | None]]] = {self.one: [], self.two: []}
+        found: dict[str, list[tuple[str, int | None]]] = {self.local: [], self.remote: []}
         for each in self.shop.run("release", "ls", *self.words, "--project-name", self.shop.name, "--json").json[
             "results"
         ]:
@@ -84,8 +84,8 @@ def hosts(project_on: ProjectOn, docker: Docker, docker_containerd: Docker, tmp_
         client.write_text(text)
         shop.environment["PATH"] = f"{far.folder}/bin:{os.environ['PATH']}"
         shop.environment["DOCKER_HOST"] = "unix:///nowhere.sock"
-        two = f"ssh://root@{far.address}{docker_containerd.host.removeprefix('unix://')}"
-        made = Hosts(shop, docker.host, two, replace(shop, docker=docker_containerd), off)
+        remote = f"ssh://root@{far.address}{docker_containerd.host.removeprefix('unix://')}"
+        made = Hosts(shop, docker.host, remote, replace(shop, docker=docker_containerd), off)
         made.publish("1.0.0")
         yield made
         off.unlink(missing_ok=True)
@@ -116,8 +116,8 @@ def ends(done: Run) -> dict[str, str]:
 def test_a_project_is_deployed_to_every_host_and_is_then_unchanged(hosts: Hosts, tmp_path: Path) -> None:
     """Hosts of the option and of a file get the release, each with releases of its own; once more nothing is changed."""
     file = tmp_path / "hosts"
-    file.write_text(f"# web servers\n{hosts.two}\n")
-    words = ("--host", hosts.one, "--hosts-file", str(file))
+    file.write_text(f"# web servers\n{hosts.remote}\n")
+    words = ("--host", hosts.local, "--hosts-file", str(file))
     first = hosts.shop.run("deploy", *words)
     again = hosts.shop.run("deploy", *words, "--json")
     listed = hosts.shop.run("release", "ls", *words)
@@ -125,9 +125,9 @@ def test_a_project_is_deployed_to_every_host_and_is_then_unchanged(hosts: Hosts,
     assert first.code == 0, first.err
     assert first.out.splitlines()[-1] == "2 of 2 hosts run it"
     assert hosts.running() == ["1.0.0", "1.0.0"]
-    assert ends(again) == {hosts.one: "unchanged", hosts.two: "unchanged"}
+    assert ends(again) == {hosts.local: "unchanged", hosts.remote: "unchanged"}
     assert listed.out.count(f"* {hosts.shop.name}/1") == 2
-    assert hosts.one in "".join(listed.out.split())
+    assert hosts.local in "".join(listed.out.split())
     assert not list(hosts.shop.state.glob("host-runs/*.json"))
 
 
@@ -141,9 +141,9 @@ def test_a_failure_on_the_second_host_takes_the_first_one_back(running: Hosts) -
     again = running.deploy()
 
     assert failed.code == 1
-    assert ends(failed) == {running.one: "went-back", running.two: "put-back"}
+    assert ends(failed) == {running.local: "went-back", running.remote: "put-back"}
     assert after == ["1.0.0", "1.0.0"]
-    assert running.releases()[running.one][:3] == [("healthy", None), ("healthy", None), ("healthy", 1)]
+    assert running.releases()[running.local][:3] == [("healthy", None), ("healthy", None), ("healthy", 1)]
     assert again.code == 0, again.err
     assert running.running() == ["2.0.0", "2.0.0"]
 
@@ -159,7 +159,7 @@ def test_a_host_that_is_off_refuses_the_run_before_any_is_touched(running: Hosts
     assert "the host is off" in refused.out
     assert ran == {"web": "1.0.0"}
     running.off.unlink()
-    assert running.releases() == {running.one: [("healthy", None)], running.two: [("healthy", None)]}
+    assert running.releases() == {running.local: [("healthy", None)], running.remote: [("healthy", None)]}
 
 
 def test_a_canary_that_does_not_stay_healthy_goes_back_and_the_others_are_not_begun(running: Hosts) -> None:
@@ -168,12 +168,12 @@ def test_a_canary_that_does_not_stay_healthy_goes_back_and_the_others_are_not_be
     failed = running.deploy("--canary", "1", "--canary-for", "1m", "--json")
 
     assert failed.code == 1
-    assert ends(failed) == {running.one: "went-back", running.two: "not-begun"}
+    assert ends(failed) == {running.local: "went-back", running.remote: "not-begun"}
     assert "did not stay healthy: web: " in next(
-        each["reason"] for each in failed.json["results"] if each["ref"] == running.one
+        each["reason"] for each in failed.json["results"] if each["ref"] == running.local
     )
     assert running.running() == ["1.0.0", "1.0.0"]
-    assert len(running.releases()[running.two]) == 1
+    assert len(running.releases()[running.remote]) == 1
 
 
 def test_the_other_hosts_follow_a_canary_that_stays_healthy(running: Hosts) -> None:
@@ -181,14 +181,14 @@ def test_the_other_hosts_follow_a_canary_that_stays_healthy(running: Hosts) -> N
     done = running.deploy("--canary", "1", "--canary-for", "2s")
 
     assert done.code == 0, done.err
-    assert f"watching {running.one} for 2 s" in done.err
+    assert f"watching {running.local} for 2 s" in done.err
     assert running.running() == ["2.0.0", "2.0.0"]
 
 
 def test_a_host_that_is_off_while_it_should_go_back_is_could_not_check(running: Hosts) -> None:
     """It is reported with the command that continues, and that command takes it back when the host is on again."""
     running.publish("3.0.0", command=ENDS_LATER)
-    words = ("--host", running.two, "--host", running.one)
+    words = ("--host", running.remote, "--host", running.local)
     process = started(running.shop, "deploy", *words, "--canary", "1", "--canary-for", "1m")
     assert process.stderr is not None
     err = b""
@@ -238,7 +238,7 @@ def test_a_run_that_was_killed_goes_back_on_hosts_of_before_the_kill(running: Ho
     resumed = running.shop.run("deploy", "--resume", "--project-name", running.shop.name, *running.words, "--json")
 
     assert resumed.code == 1
-    assert ends(resumed)[running.one] == "went-back"
+    assert ends(resumed)[running.local] == "went-back"
     assert running.running() == ["1.0.0", "1.0.0"]
 
 
@@ -290,8 +290,8 @@ def test_a_rollback_of_every_host_holds_what_it_took_back(running: Hosts) -> Non
 def test_two_names_of_one_engine_are_refused(hosts: Hosts, tmp_path: Path) -> None:
     """A host that is named twice, by two addresses, is a usage error: nothing is touched."""
     link = tmp_path / "link.sock"
-    link.symlink_to(hosts.one.removeprefix("unix://"))
-    done = hosts.shop.run("deploy", "--host", hosts.one, "--host", f"unix://{link}")
+    link.symlink_to(hosts.local.removeprefix("unix://"))
+    done = hosts.shop.run("deploy", "--host", hosts.local, "--host", f"unix://{link}")
 
     assert done.code == 2
     assert "are one engine; name it once" in done.err
@@ -302,9 +302,9 @@ def test_options_for_one_host_are_refused_for_several(hosts: Hosts) -> None:
     """Options that are about one host, or need several, are usage errors."""
     several = [hosts.deploy("web"), hosts.deploy("--build"), hosts.deploy("--canary", "2")]
     numbered = hosts.shop.run("rollback", "1", *hosts.words, "--project-name", hosts.shop.name)
-    one = hosts.shop.run("deploy", "--host", hosts.one, "--canary", "1")
+    single = hosts.shop.run("deploy", "--host", hosts.local, "--canary", "1")
 
-    assert [each.code for each in (*several, numbered, one)] == [2] * 5
+    assert [each.code for each in (*several, numbered, single)] == [2] * 5
     assert hosts.shop.ids() == {}
 
 
@@ -315,5 +315,5 @@ def test_the_run_over_several_hosts_is_recorded_for_the_user_alone(running: Host
     parsed = json.loads(record.read_bytes())
 
     assert record.stat().st_mode & 0o777 == 0o600
-    assert [each["host"] for each in parsed["hosts"]] == [running.one, running.two]
+    assert [each["host"] for each in parsed["hosts"]] == [running.local, running.remote]
     assert parsed["files"]["files"] == [str(running.shop.root / "compose.yaml")]
