@@ -186,7 +186,7 @@ def test_the_other_hosts_follow_a_canary_that_stays_healthy(running: Hosts) -> N
 
 
 def test_a_host_that_is_off_while_it_should_go_back_is_could_not_check(running: Hosts) -> None:
-    """It is reported with the command that continues, and that command takes it back when the host is on again."""
+    """A host that is off is reported with the command that continues, and that command takes it back when the host is on again."""
     running.publish("3.0.0", command=ENDS_LATER)
     words = ("--host", running.remote, "--host", running.local)
     process = started(running.shop, "deploy", *words, "--canary", "1", "--canary-for", "1m")
