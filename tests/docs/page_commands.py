@@ -204,6 +204,10 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         ("ln -s", "cd /srv/shop", "boltseal lock", "boltseal deploy --quadlet", "boltseal rollback --quadlet"),
         "needs systemd; tests/real/engines/test_quadlet.py runs these commands on a host with systemd and Podman",
     ),
+    "docs/guides/several-hosts.md": dict.fromkeys(
+        ("boltseal deploy", "boltseal rollback", "boltseal release ls", "boltseal ps"),
+        "needs several hosts; tests/real/engines/test_deploy_hosts.py runs such commands on two engines",
+    ),
     "docs/guides/skaffold.md": {
         "skaffold": "Skaffold is not in Debian",
         "boltseal verify k8s": "needs the file that Skaffold writes; tests/project/test_kubernetes.py verifies such a file",

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boltseal.engines.address import EngineAddress
-from boltseal.engines.host_list import MAX_BYTES, MAX_HOSTS, HostsFileInvalid, parse_hosts, with_scheme
+from boltseal.engines.host_list import MAX_BYTES, MAX_HOSTS, HostsFileInvalid, in_command, parse_hosts, with_scheme
+from boltseal.errors import without_logins
 
 
 def test_a_file_names_each_host_once_in_its_order() -> None:
@@ -67,3 +68,13 @@ def test_only_a_login_without_a_scheme_is_of_ssh() -> None:
         "web1",
         "tcp://a:1",
     ]
+
+
+def test_an_address_in_a_printed_command_keeps_its_user() -> None:
+    """A message hides the login of a URL: a printed command has the address in the form without a scheme, which is taken as well."""
+    address = "ssh://root@web1:2222/run/podman/podman.sock"
+
+    assert in_command(address) == "root@web1:2222/run/podman/podman.sock"
+    assert without_logins(in_command(address)) == in_command(address)
+    assert with_scheme(in_command(address)) == address
+    assert in_command("ssh://web1") == "ssh://web1"

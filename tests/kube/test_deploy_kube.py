@@ -226,7 +226,7 @@ def test_several_clusters_stop_at_the_first_that_fails(tmp_path: Path) -> None:
     with kube_shop(tmp_path, "a", "b", "c") as shop:
         everywhere = ("--kube", "a", "--kube", "b", "--kube", "c", "--json")
         shop.write("1.0")
-        first = shop.deploy(*everywhere, "--parallel")
+        first = shop.deploy(*everywhere, "--parallel", "8")
         shop.clusters["b"].controllers.ill.add(":2.0")
         shop.write("2.0")
         done = shop.deploy(*everywhere, wait="2s")

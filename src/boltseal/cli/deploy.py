@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from boltseal.cli.deploy_hosts import HostsCommand, deploy_hosts
 from boltseal.cli.deploy_kube import KubeRun, deploy_kube
 from boltseal.cli.deploy_options import (
     DEFAULT_WAIT,
@@ -16,7 +19,6 @@ from boltseal.cli.deploy_options import (
     NameOption,
     NoRecordOption,
     NoScrubOption,
-    ParallelOption,
     ProfileOption,
     RequireScrubOption,
     ResumeOption,
@@ -26,7 +28,6 @@ from boltseal.cli.deploy_options import (
     WaitOption,
 )
 from boltseal.cli.deploy_quadlet import NoStartOption, QuadletOption, deploy_quadlet
-from boltseal.cli.engine_options import HostOption
 from boltseal.cli.git_release import (
     GitBranchOption,
     GitRemoteOption,
@@ -41,6 +42,7 @@ from boltseal.cli.project_options import AllowOption
 from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.report_options import ReportAsOption, ReportOption, show_report
+from boltseal.cli.target_options import Targets, takes_targets
 from boltseal.commands.deploy import (
     DeployOptions,
     deploy_project,
@@ -60,6 +62,7 @@ from boltseal.errors import Invalid
 
 
 @takes_registry_options
+@takes_targets
 def deploy(
     services: ServicesArgument = None,
     file: ManifestOption = None,
@@ -76,10 +79,8 @@ def deploy(
     no_record: NoRecordOption = False,
     no_scrub: NoScrubOption = False,
     require_scrub: RequireScrubOption = False,
-    host: HostOption = None,
     kube: KubeOption = None,
     namespace: KubeNamespaceOption = None,
-    parallel: ParallelOption = False,
     quadlet: QuadletOption = False,
     no_start: NoStartOption = False,
     dry_run: DryRunOption = False,
@@ -89,6 +90,7 @@ def deploy(
     git_branch: GitBranchOption = None,
     git_remote: GitRemoteOption = None,
     *,
+    targets: Targets,
     access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
@@ -106,6 +108,8 @@ def deploy(
 
     With --quadlet, a drop-in file sets the image of each of Podman's systemd units to its digest, and changed services are
     restarted; if one does not run, the drop-in files of the previous release are used again. The units are not changed.
+
+    With several hosts, all of them are checked before one is touched; if one fails, every host goes back that was changed.
 
     What runs already is not changed. The project's files are not changed.
 
@@ -130,10 +134,10 @@ def deploy(
                     "--anyway": anyway,
                     "--take-over": take_over,
                     "--require-scrub": require_scrub,
-                    "--host": host,
+                    "--host, --hosts-file or --canary": targets.given,
                     "--kube": kube,
                     "--namespace": namespace,
-                    "--parallel": parallel,
+                    "--parallel": targets.parallel,
                     "--quadlet": quadlet,
                     "--dry-run": dry_run,
                     "--report": report,
@@ -145,7 +149,7 @@ def deploy(
         if resume_release and (services or update or build):
             raise Invalid("--resume continues a recorded release; it takes no services, --update or --build")
         options = DeployOptions(
-            host,
+            None if targets.several else targets.host,
             access,
             wait.seconds,
             record=not no_record,
@@ -154,7 +158,10 @@ def deploy(
             take_over=take_over,
         )
         if quadlet:
-            others = (services, file, build, update, profile, env_file, take_over, kube, namespace, parallel, report)
+            others = (
+                services, file, build, update, profile, env_file, take_over, kube, namespace, report,
+                targets.parallel, targets.several, targets.canary,
+            )  # fmt: skip
             deploy_quadlet(
                 output, options, project_directory, project, allow or [],
                 resumed=resume_release, dry_run=dry_run, anyway=anyway, start=not no_start, refused=others,
@@ -163,14 +170,20 @@ def deploy(
         if no_start:
             raise Invalid("--no-start needs --quadlet")
         if kube:
-            compose_only = (services, build, update, profile, env_file, host, no_scrub, require_scrub, report)
-            run = KubeRun(kube, namespace, project, project_directory, file, parallel=parallel)
+            compose_only = (services, build, update, profile, env_file, targets.given, no_scrub, require_scrub, report)
+            clusters = KubeRun(kube, namespace, project, project_directory, file, targets.parallel or 1)
             deploy_kube(
-                output, options, run, resumed=resume_release, dry_run=dry_run, anyway=anyway, refused=compose_only
+                output, options, clusters, resumed=resume_release, dry_run=dry_run, anyway=anyway, refused=compose_only
             )
             return
-        if namespace or parallel or dry_run:
-            raise Invalid("--namespace and --parallel need --kube, --dry-run needs --kube or --quadlet")
+        if namespace or dry_run:
+            raise Invalid("--namespace needs --kube, --dry-run needs --kube or --quadlet")
+        if targets.several:
+            files = partial(project_files, file, project, project_directory, profile, env_file)
+            run = HostsCommand(targets, project, files, allow or [], resumed=resume_release, anyway=anyway)
+            deploy_hosts(output, options, run, refused=(services, update, build, report))
+            return
+        targets.check_one()
         target = release_report_target(options, ReportOptions(report, report_as))
         if resume_release:
             done = resume(options, project_name(project, options.client))
@@ -180,6 +193,6 @@ def deploy(
             opened = open_deployable(options, named, services or [], allow or [])
             done = deploy_project(opened, update=update, build=build, anyway=anyway)
         print_release(output, done)
-        notify_release(done, host, options.client)
+        notify_release(done, targets.host, options.client)
         if target is not None:
             show_report(output, report_release(options, target, done.release))

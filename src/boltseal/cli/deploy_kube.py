@@ -26,9 +26,7 @@ from boltseal.commands.text import clean, counted
 from boltseal.deploy.kube.object_diff import ObjectChange
 from boltseal.errors import Invalid
 
-_COMPOSE_ONLY: Final = (
-    "SERVICE, --build, --update, --profile, --env-file, --host, --no-scrub, --require-scrub and --report"
-)
+_COMPOSE_ONLY: Final = "SERVICE, --build, --update, --profile, --env-file, --host, --hosts-file, --canary, --no-scrub, --require-scrub and --report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +38,12 @@ class KubeRun:
     project: str | None
     directory: Path | None = None
     files: Sequence[Path] | None = None
-    parallel: bool = False
+    at_once: int = 1
 
     def request(self, options: DeployOptions) -> KubeRequest:
         """Return what is done where. Raises: ReleaseInvalid."""
         places = tuple(ClusterPlace(each, self.namespace) for each in dict.fromkeys(self.contexts))
-        return KubeRequest(options, places, kube_project_name(self.project, self.root), self.parallel)
+        return KubeRequest(options, places, kube_project_name(self.project, self.root), self.at_once)
 
     @property
     def root(self) -> Path:

@@ -46,7 +46,17 @@ KubeNamespaceOption = Annotated[
         "--namespace", metavar="NAME", show_default=False, help="With --kube: this namespace. Default: the context's."
     ),
 ]
-ParallelOption = Annotated[bool, typer.Option("--parallel", help="Deploy to all clusters at the same time.")]
+ParallelOption = Annotated[
+    int | None,
+    typer.Option(
+        "--parallel",
+        metavar="NUMBER",
+        min=1,
+        max=64,
+        show_default=False,
+        help="To how many hosts or clusters at the same time. Default: one after the other.",
+    ),
+]
 DryRunOption = Annotated[
     bool,
     typer.Option(

@@ -32,7 +32,7 @@ NoStartOption = Annotated[
         "--no-start", help="With --quadlet: write and check the drop-in files, without systemd; start nothing."
     ),
 ]
-_OTHERS: Final = "SERVICE, --file, --build, --update, --profile, --env-file, --take-over, --kube, --namespace, --parallel and --report"
+_OTHERS: Final = "SERVICE, --file, --build, --update, --profile, --env-file, --take-over, --kube, --namespace, --parallel, --canary, --report and several hosts"
 
 
 def deploy_quadlet(

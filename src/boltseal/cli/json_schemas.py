@@ -38,6 +38,8 @@ _RELEASE: Final[_Row] = _FINDING | {
     "branch?": str,
     "commit?": str,
     "cluster?": str,
+    "host?": str,
+    "runs?": int | None,
     "diff?": list[str],
 }
 _LISTED_RELEASE: Final[_Row] = _FINDING | {
@@ -45,6 +47,7 @@ _LISTED_RELEASE: Final[_Row] = _FINDING | {
     "kind": str,
     "of": int | None,
     "engine": str | None,
+    "host?": str,
     "started": TimeText,
     "ended": OptionalTime,
     "who": str,

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+from boltseal.cli.deploy_hosts import rollback_hosts
 from boltseal.cli.deploy_kube import KubeRun, rollback_kube
 from boltseal.cli.deploy_options import (
     DEFAULT_WAIT,
@@ -17,13 +18,13 @@ from boltseal.cli.deploy_options import (
     WaitOption,
 )
 from boltseal.cli.deploy_quadlet import NoStartOption, QuadletOption, rollback_quadlet
-from boltseal.cli.engine_options import HostOption
 from boltseal.cli.git_release import GitBranchOption, GitRemoteOption, check_alone, git_request, print_git_release
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.report_options import ReportAsOption, ReportOption, show_report
+from boltseal.cli.target_options import Targets, takes_targets
 from boltseal.commands.deploy import (
     DeployOptions,
     notify_release,
@@ -31,7 +32,7 @@ from boltseal.commands.deploy import (
 )
 from boltseal.commands.deploy_report import release_report_target, report_release
 from boltseal.commands.git_rollback import roll_back_branch
-from boltseal.commands.host_reports import ReportOptions
+from boltseal.commands.host_reports import ReportOptions, ReportTarget
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_name import project_name
 from boltseal.commands.registry_access import RegistryOptions
@@ -44,6 +45,7 @@ _MAX_VOLUMES: Final = 5
 
 
 @takes_registry_options
+@takes_targets
 def rollback(
     number: Annotated[
         int | None,
@@ -60,7 +62,6 @@ def rollback(
     report: ReportOption = None,
     report_as: ReportAsOption = None,
     no_record: NoRecordOption = False,
-    host: HostOption = None,
     git_branch: GitBranchOption = None,
     git_remote: GitRemoteOption = None,
     to: Annotated[
@@ -78,6 +79,7 @@ def rollback(
     quadlet: QuadletOption = False,
     no_start: NoStartOption = False,
     *,
+    targets: Targets,
     access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,6 +87,8 @@ def rollback(
 
     The rollback holds what it took back: `update`, `lock --update` and `deploy` do not take it until `boltseal release
     hold --end`. A second rollback without a number changes nothing.
+
+    With several hosts, each one goes back to the release that ran before on it; if one fails, all go forward again.
 
     With --kube, the recorded manifests are applied to a cluster again, without their jobs.
 
@@ -107,7 +111,7 @@ def rollback(
                 {
                     "NUMBER": number is not None,
                     "--project-name": project,
-                    "--host": host,
+                    "--host, --hosts-file or --canary": targets.given,
                     "--kube": kube,
                     "--namespace": namespace,
                     "--report": report,
@@ -120,28 +124,42 @@ def rollback(
         if to is not None:
             raise Invalid("--to needs --git-branch; a release of an engine is given by its number")
         registries = access
-        options = DeployOptions(host, registries, wait.seconds, record=not no_record)
+        options = DeployOptions(
+            None if targets.several else targets.host, registries, wait.seconds, record=not no_record
+        )
         if quadlet:
-            if kube or namespace or report:
-                raise Invalid("--kube, --namespace and --report can't be combined with --quadlet")
+            if kube or namespace or report or targets.several or targets.canary or targets.parallel:
+                raise Invalid(
+                    "--kube, --namespace, --report, --canary, --parallel and several hosts can't be combined with --quadlet"
+                )
             rollback_quadlet(output, options, project_directory, project, number, restore=files, start=not no_start)
             return
         if no_start:
             raise Invalid("--no-start needs --quadlet")
         if kube:
-            if files or host or report:
+            if files or targets.given or report:
                 raise Invalid(
-                    "--restore-files, --host and --report are about Docker Compose and can't be combined with --kube"
+                    "--restore-files, --host, --hosts-file, --canary and --report are about Docker Compose and can't be combined with --kube"
                 )
-            rollback_kube(output, options, KubeRun(kube, namespace, project, project_directory), number)
+            run = KubeRun(kube, namespace, project, project_directory, at_once=targets.parallel or 1)
+            rollback_kube(output, options, run, number)
             return
         if namespace:
             raise Invalid("--namespace needs --kube")
+        if targets.several:
+            others = (number is not None, files, report)
+            rollback_hosts(output, options, targets, project_name(project, options.client), refused=others)
+            return
+        targets.check_one()
         target = release_report_target(options, ReportOptions(report, report_as))
         after = roll_back(options, project_name(project, options.client), number, restore=files)
         _print(output, options, after)
-        if target is not None:
-            show_report(output, report_release(options, target, after.done.release))
+        _report(output, options, target, after)
+
+
+def _report(output: CommandOutput, options: DeployOptions, target: ReportTarget | None, after: RolledBack) -> None:
+    if target is not None:
+        show_report(output, report_release(options, target, after.done.release))
 
 
 def _print(output: CommandOutput, options: DeployOptions, after: RolledBack) -> None:

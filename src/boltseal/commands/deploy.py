@@ -188,6 +188,16 @@ class DeployableProject:
             asyncio.run(build())
         return replace(self, read=replace(self.read, built=names))
 
+    def check(self) -> None:
+        """Check what a deploy checks before it changes anything. The caller holds `folder.deploying`. Raises: as `Deployer.deploy`."""
+        lock = self.lock_file().lock
+
+        async def run(transport: Transport) -> None:
+            async with _deployer(self.options, self.folder, transport, self.compose) as deployer:
+                await deployer.check(self.read, lock, self.services)
+
+        ask(self.options.registries, self.registries, run)
+
     def deploy(self, kind: ReleaseKind) -> DeployResult:
         """Deploy it as locked. The caller holds `folder.deploying`. Raises: as `Deployer.deploy`."""
         lock = self.lock_file().lock
@@ -301,8 +311,12 @@ def resume(options: DeployOptions, project: str) -> DeployResult:
     return on_engine(options, folder, [], lambda deployer: deployer.resume())
 
 
-def roll_back(options: DeployOptions, project: str, number: int | None, *, restore: bool = False) -> RolledBack:
+def roll_back(
+    options: DeployOptions, project: str, number: int | None, *, restore: bool = False, hold: bool = True
+) -> RolledBack:
     """Deploy an older release again. `number`: default: the one that ran before. `restore`: also its recorded files.
+
+    `hold`: what it takes back is not deployed again until a person ends the hold.
 
     The files are restored before anything is started, since services mount them. If the release does not run then, they
     are as before again.
@@ -318,7 +332,9 @@ def roll_back(options: DeployOptions, project: str, number: int | None, *, resto
         if restore and target is not None:
             restored = restored_files(folder, target, Path.cwd(), options.client.notice)
         try:
-            done = on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by), locked=True)
+            done = on_engine(
+                options, folder, [], lambda deployer: deployer.rollback(number, by, hold=hold), locked=True
+            )
         finally:
             if done is None or not done.release.good:
                 restored.undo(options.client.notice)

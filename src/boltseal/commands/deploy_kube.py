@@ -1,6 +1,6 @@
 """Deploy a project's manifests to clusters as locked, resume an unfinished release, or roll back.
 
-Several clusters are deployed to one after the other, or at once (`parallel`). After the first that fails no further one is begun; one that
+Several clusters are deployed to one after the other, or to several at once (`at_once`). After the first that fails no further one is begun; one that
 is under way is finished, and one that is done stays as it is.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from boltseal.client.transport import Transport
 from boltseal.commands.cluster_releases import ClusterPlace, ClusterReleases, cluster_releases, saying_how_to_continue
@@ -32,18 +31,15 @@ from boltseal.lockfile.document import LOCK_NAME, Lock
 from boltseal.project.lock_file import read_lock_file
 from boltseal.project.settings import project_settings
 
-AT_ONCE: Final = 8
-"""How many clusters are deployed to at the same time."""
-
 
 @dataclass(frozen=True, slots=True)
 class KubeRequest:
-    """What is done where. `project`: its name; `parallel`: to all clusters at once."""
+    """What is done where. `project`: its name; `at_once`: to how many clusters at the same time."""
 
     options: DeployOptions
     places: tuple[ClusterPlace, ...]
     project: str
-    parallel: bool = False
+    at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +115,9 @@ def _each_cluster(
             failed.set()
         return result
 
-    if not request.parallel or len(request.places) == 1:
+    if request.at_once == 1 or len(request.places) == 1:
         return [run(each) for each in request.places]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(request.at_once) as pool:
         waiting = [pool.submit(contextvars.copy_context().run, run, each) for each in request.places]
         try:
             return [each.result() for each in waiting]

@@ -7,12 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from boltseal.commands.client_context import ClientContext
+from boltseal.commands.each_host import AT_ONCE, on_each
 from boltseal.commands.engine_releases import engine_releases, known_folders, refreshed
 from boltseal.commands.outcome import Outcome
 from boltseal.deploy.release_diff import ReleaseChange, changes
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
-from boltseal.deploy.releases import CLUSTER_KEY, Release, ReleaseContents, ReleasedService, last_good
-from boltseal.errors import Unavailable
+from boltseal.deploy.releases import CLUSTER_KEY, Release, ReleaseContents, ReleasedService, check_project, last_good
+from boltseal.engines.host_list import in_command
+from boltseal.errors import BoltsealError, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class ReleaseDiff:
         return Outcome.DIFFERS if self.changes else Outcome.HOLDS
 
 
+HostReleases = tuple[ListedRelease, ...] | BoltsealError
+"""The releases of one host, or why it could not be asked."""
+
+
 def release_folder(
     client: ClientContext, project: str, host: str | None = None, reason: str = "deploy"
 ) -> ReleaseFolder:
@@ -80,6 +86,21 @@ def list_releases(project: str | None, client: ClientContext, host: str | None =
         ]
     listed.sort(key=lambda each: (each.release.project, each.release.number))
     return ReleaseList(tuple(listed), asked.unread)
+
+
+def list_host_releases(project: str | None, client: ClientContext, hosts: Sequence[str]) -> dict[str, HostReleases]:
+    """Return the releases of a project, or of all projects, on each of several hosts. Raises: ReleaseInvalid, EngineAddressInvalid."""
+    addresses = [str(client.engine_address(each)) for each in hosts]
+    if project is not None:
+        check_project(project)
+
+    def listed(host: str) -> HostReleases:
+        try:
+            return list_releases(project, client, host).releases
+        except BoltsealError as error:
+            return error
+
+    return dict(zip(addresses, on_each(addresses, AT_ONCE, listed), strict=True))
 
 
 def marked(releases: Sequence[Release]) -> list[ListedRelease]:
@@ -169,7 +190,7 @@ def unfinished_notice(release: Release, client: ClientContext) -> str:
         arguments = f"--project-name {release.project} --kube {context} --namespace {namespace}"
     else:
         elsewhere = release.engine not in ("", client.engine_address().key)
-        arguments = f"--project-name {release.project}{f' --host {release.engine}' if elsewhere else ''}"
+        arguments = f"--project-name {release.project}{f' --host {in_command(release.engine)}' if elsewhere else ''}"
         arguments += " --quadlet" if release.unit_folder else ""
     return (
         f"release {release.number} of {release.project} was left {release.step}: `boltseal deploy --resume {arguments}` "

@@ -71,6 +71,17 @@ class OtherFolder(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedDeploy:
+    """What `Deployer.check` found. `last`: the release that runs; `running`: services that keep a locally built image, by its ID."""
+
+    releases: tuple[Release, ...]
+    last: Release | None
+    unfinished: Release | None
+    digests: Mapping[str, Digest]
+    running: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Deployer:
     """Deploys one project. Callers are inside `folder.deploying` and have checked `current_release` first.
 
@@ -94,18 +105,9 @@ class Deployer:
         Raises: LockMismatch; Invalid: if a built image is missing; OtherFolder; Precondition: if only some services are
         chosen while a release is unfinished; and what `Puller.pull` raises.
         """
-        releases = self.folder.all()
-        last = last_good(releases)
-        await self._check_folder(project_folder(read.project), last)
-        unfinished = unfinished_release(releases)
-        if unfinished is not None and chosen:
-            raise Precondition(
-                f"release {unfinished.number} of {self.folder.project} is unfinished (step {unfinished.step}): resume it with "
-                "`boltseal deploy --resume`, or deploy all services"
-            )
-        digests = locked_digests(read.model, lock)
-        check_images(releases, {name: str(each) for name, each in digests.items()})
-        running = await self._check_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
+        checked = await self.check(read, lock, chosen)
+        releases, last, unfinished = checked.releases, checked.last, checked.unfinished
+        digests, running = checked.digests, checked.running
         last = await self._record_what_runs(releases, last, read.model.document)
         number = self.folder.next_number()
         prepared = await self._prepare_all(read, lock, digests, number)
@@ -142,8 +144,26 @@ class Deployer:
         pulled = tuple(name for name, each in prepared.items() if each.pulled)
         return DeployResult(outcome.release, outcome, pulled, None if unfinished is None else unfinished.number)
 
-    async def rollback(self, number: int | None, by: DeployedBy) -> DeployResult:
+    async def check(self, read: ComposeReading, lock: Lock | None, chosen: Sequence[str]) -> CheckedDeploy:
+        """Check what can be checked before anything is changed or pulled. Raises: as `deploy`."""
+        releases = self.folder.all()
+        last = last_good(releases)
+        await self._check_folder(project_folder(read.project), last)
+        unfinished = unfinished_release(releases)
+        if unfinished is not None and chosen:
+            raise Precondition(
+                f"release {unfinished.number} of {self.folder.project} is unfinished (step {unfinished.step}): resume it with "
+                "`boltseal deploy --resume`, or deploy all services"
+            )
+        digests = locked_digests(read.model, lock)
+        check_images(releases, {name: str(each) for name, each in digests.items()})
+        running = await self._check_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
+        return CheckedDeploy(releases, last, unfinished, digests, running)
+
+    async def rollback(self, number: int | None, by: DeployedBy, *, hold: bool = True) -> DeployResult:
         """Make the project run as an older release did: `number`, or the one before the running release.
+
+        `hold`: what it takes back is not deployed again until a person ends the hold.
 
         Raises: NotFound: if no older release ran, or an image is gone and can't be pulled; NoSuchRelease.
         """
@@ -171,7 +191,7 @@ class Deployer:
             who=by.who,
             revision=target.revision,
             of=target.number,
-            hold=True,
+            hold=hold,
             previous=None if last is None else last.number,
             services=tuple(_returning_service(each, prepared[each.name]) for each in target.services),
             removed=removed_services(releases, {each.name for each in target.services}),

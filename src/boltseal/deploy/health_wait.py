@@ -83,6 +83,30 @@ class ProjectHealth:
             shown = self._report(f"waiting for {', '.join(_waiting(verdicts))}", shown)
             await asyncio.sleep(_pause_s(waited_s))
 
+    async def watch(self, expected: Mapping[str, ExpectedService], for_s: float) -> Mapping[str, ServiceHealth]:
+        """Return the services that do not stay healthy for `for_s`. One whose container was started again did not."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        health_watch, checks = HealthWatch(expected, self.settle_s, self.engine.about.podman), PodmanChecks(self.engine)
+        found = await self.containers()
+        health_watch.observe(found, begun - self.settle_s)
+        starts = {(each.id, each.started_us) for each in found}
+        while True:
+            if await checks.run(found, loop.time()):
+                found = await self.containers()
+            verdicts = health_watch.observe(found, loop.time())
+            restarted = {
+                service_of(each): ServiceHealth(HealthStatus.FAILED, f"{each.name} was started again", each.id)
+                for each in found
+                if (each.id, each.started_us) not in starts and service_of(each) in expected
+            }
+            failing = {name: each for name, each in verdicts.items() if each.status is not HealthStatus.HEALTHY}
+            left_s = begun + for_s - loop.time()
+            if restarted or failing or left_s <= 0:
+                return {**restarted, **failing}
+            await asyncio.sleep(min(_LONGEST_PAUSE_S, left_s))
+            found = await self.containers()
+
     async def failed(self, expected: Mapping[str, ExpectedService]) -> Mapping[str, ServiceHealth]:
         """Return the services that are failed at this moment."""
         health_watch = HealthWatch(expected, self.settle_s, self.engine.about.podman)

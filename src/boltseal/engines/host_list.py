@@ -30,6 +30,11 @@ def with_scheme(text: str) -> str:
     return f"ssh://{text}" if "@" in text and "://" not in text else text
 
 
+def in_command(address: str) -> str:
+    """Return an address for a command that is printed: without the scheme if it has a user, since messages hide the user of a URL."""
+    return address.removeprefix("ssh://") if "@" in address else address
+
+
 def parse_hosts(raw: bytes, name: str) -> tuple[str, ...]:
     """Parse a hosts file: each host once, in the order of the lines. `name`: of the file, for messages.
 
