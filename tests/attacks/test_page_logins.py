@@ -773,13 +773,10 @@ async def test_a_persons_token_is_no_login_of_a_pipeline(data: Path, provider: P
 
 async def test_a_provider_that_was_removed_has_no_people(data: Path, provider: Provider) -> None:
     """Without [auth.oidc], or with another provider, the sessions of its people end."""
-    settings = with_provider(data, provider)
-    async with serving_as(settings) as shop:
+    async with serving_as(with_provider(data, provider)) as shop:
         browser = Browser(shop)
         await browser.login_at(provider)
-    oidc = settings.auth.oidc.model_copy(update={"url": "https://other.example.com"})
-    auth = settings.auth.model_copy(update={"oidc": oidc})
-    async with serving_as(settings.model_copy(update={"auth": auth})) as shop:
+    async with serving_as(with_provider(data, provider, url="https://other.example.com")) as shop:
         answer = await Browser.at(shop, browser.http.cookies).get("/ui/account")
 
     assert answer.status_code == 303
