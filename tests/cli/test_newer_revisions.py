@@ -73,6 +73,9 @@ class Shop:
     def put(self, name: str, image: Document) -> None:
         repository, _, tag = name.rpartition(":")
         push_document(self._client, repository, tag, image)
+        assert (
+            call("history", f"{self.address}/{name}").code == 0
+        )  # waits until the push is signed: `outdated` reads signed entries
 
     def outdated(self, *more: str) -> Run:
         return call("outdated", "--registry", self.address, "--window", "0s", *more)
