@@ -1,5 +1,6 @@
 """No test is left out by accident: by its folder's name, by `make check` with its whole package, or by all of `make test`,
-`make test-engines`, `make test-stores`, `make test-storage`, `make test-postgres` and `make test-replicas`.
+`make test-engines`, `make test-stores`, `make test-storage`, `make test-postgres`, `make test-replicas` and
+`make test-browser`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ ENGINES_ELSEWHERE = {
     "real/test_mirror.py": "docker and containerd pull through the mirror that they are configured for",
 }
 """Files that start an engine outside ENGINE_TESTS and STORE_TESTS."""
-TARGETS = ("test", "test-engines", "test-stores", "test-postgres", "test-replicas", "test-storage")
+TARGETS = ("test", "test-engines", "test-stores", "test-postgres", "test-replicas", "test-storage", "test-browser")
 """The targets of the Makefile that together run every test."""
 
 

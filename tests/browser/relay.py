@@ -42,10 +42,10 @@ def relaying(registry: str, headers: Mapping[str, str] | None = None) -> Iterato
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden method
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
-        def do_GET(self) -> None:  # noqa: N802 - the name of the overridden method
+        def do_GET(self) -> None:
             relay.asked.append(self.path)
             if self.path in relay.silent:
                 relay.ending.wait(60)
