@@ -17,6 +17,7 @@ import pytest
 
 from tests.scheduling import stored_durations
 from tests.selection import (
+    BROWSER_TESTS,
     ENGINE_TESTS,
     FAULT_TESTS,
     REPLICA_TESTS,
@@ -71,19 +72,20 @@ def test_a_test_is_lengthy_by_its_measured_time_only() -> None:
     assert [path.name for path in TESTS.rglob("test_*.py") if by_hand.search(path.read_text())] == []
 
 
-def test_every_test_is_run_by_exactly_one_of_six_targets() -> None:
+def test_every_test_is_run_by_exactly_one_of_seven_targets() -> None:
     """The targets of tests run pytest with the same options but `-m`, and no test is in two of the places that they run."""
     found = [_pytest_of(target) for target in TARGETS]
     (_, others), *_ = found
-    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *STORAGE_TESTS)
+    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *STORAGE_TESTS, *BROWSER_TESTS)
 
     assert [marks for marks, _ in found] == [
-        "not engine and not store and not fault and not replicas and not storage",
+        "not engine and not store and not fault and not replicas and not storage and not browser",
         "engine",
         "store",
         "fault",
         "replicas",
         "storage",
+        "browser",
     ]
     assert [each for _, each in found] == [others] * len(TARGETS)
     assert not [one for one, other in permutations(places, 2) if one.startswith(other)]
@@ -109,7 +111,7 @@ def test_a_test_is_about_engines_by_its_place_only() -> None:
     files = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.rglob("*.py")}
     starting = [name for name, text in files.items() if re.search(r"\bservers\.(dockerd|podman|containerd)\(", text)]
 
-    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *STORAGE_TESTS)
+    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *STORAGE_TESTS, *BROWSER_TESTS)
     assert [place for place in places if not any(f"tests/{name}".startswith(place) for name in files)] == []
     assert not [
         name for name, text in files.items() if re.search(r"mark\.(engine|store|fault|replicas|storage)\b", text)

@@ -83,7 +83,7 @@ def proof(page: Page, relay: Relay, values: Mapping[str, str]) -> tuple[str, str
 
 
 def test_a_tag_holds(page: Page, registry: ProvenRegistry, relay: Relay) -> None:
-    """The page says that the tag holds, and whose code checked it."""
+    """The page shows the outcome `holds`, and whose code checked it."""
     outcome, text = proof(page, relay, {**values_of(registry), "ledger": "../ledger/"})
 
     assert outcome == "holds", text

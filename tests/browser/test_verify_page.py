@@ -87,7 +87,7 @@ def result_of(page: Page) -> tuple[str, str]:
 
 
 def test_a_tag_holds(page: Page, registry: ProvenRegistry) -> None:
-    """A registry that tells the truth gets the outcome `holds`, with the entry, its time, and what it proves."""
+    """An honest registry gets the outcome `holds`, with the entry, its time, and what it proves."""
     outcome, text = check(page, values_of(registry))
 
     assert outcome == "holds", text
@@ -298,7 +298,7 @@ def test_a_registry_that_does_not_answer_is_given_up(
 
 
 def test_a_registry_that_is_not_there_cannot_be_checked(page: Page, registry: ProvenRegistry, relay: Relay) -> None:
-    """Nobody listens at the address: could not check."""
+    """No server listens at the address: could not check."""
     outcome, text = check(page, {**values_of(registry), "registry": "http://127.0.0.1:9"})
 
     assert outcome == "unknown"
@@ -354,8 +354,8 @@ def test_without_javascript_the_page_says_so(browser: Browser, tmp_path: Path) -
     assert "boltseal ledger receipt verify" in text
 
 
-def test_only_public_reads_of_the_ledger_allow_other_sites(registry: ProvenRegistry) -> None:
-    """Pages of other sites may read checkpoint, hashes and receipts of public repositories, and nothing else."""
+def test_only_public_reads_of_the_ledger_allow_other_origins(registry: ProvenRegistry) -> None:
+    """Pages of other origins may read checkpoint, hashes and receipts of public repositories, and nothing else."""
     public, private = registry.index_of(PUBLIC, TAG), registry.index_of(PRIVATE, TAG)
     size, boss = len(registry.entries), ("boss", "pw-boss")
     open_paths = ["checkpoint", "rotations", f"tile/0/000.p/{size}", f"receipt/{public}"]

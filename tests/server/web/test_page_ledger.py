@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from boltseal.ledger.proof import open_receipt
@@ -12,16 +13,16 @@ from tests.images import image, push
 from tests.logins import login, with_users
 from tests.page_logins import Browser
 from tests.polling import until_answer
-from tests.serving import Serving, ledger_key, serving_as
+from tests.serving import ORIGIN, Serving, ledger_key, serving_as
 
 
 @pytest.fixture
 async def shop(data: Path) -> AsyncIterator[Serving]:
     """A registry whose ledger is not public, with an entry of shop/app."""
     async with serving_as(with_users(data)) as running:
-        running.client.auth = login("ci")
-        await push(running.client, "shop/app", "1.4.2", image("one"))
-        running.client.auth = None
+        transport = httpx2.ASGITransport(app=running.app)
+        async with httpx2.AsyncClient(transport=transport, base_url=ORIGIN, auth=login("ci")) as client:
+            await push(client, "shop/app", "1.4.2", image("one"))
         yield running
 
 
@@ -80,7 +81,7 @@ async def test_entries_of_other_repositories_are_not_shown(shop: Serving) -> Non
 
 
 async def test_a_session_opens_nothing_outside_of_the_pages(shop: Serving) -> None:
-    """`/ledger/` ignores cookies, and pages of other sites may read neither."""
+    """`/ledger/` ignores cookies, and pages of other origins may read neither."""
     path = await entry_of(shop)
     browser = Browser(shop)
     await browser.login("ci", "pw-ci")

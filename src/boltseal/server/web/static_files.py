@@ -5,7 +5,7 @@
     /ui/verify.html                a download: a copy that is opened at its server would check that server with its own code
 
 The version is in the folder, so that a script that imports another one gets it of the same version. The files are the same for
-everybody and need no login. Nothing is compiled: what is served is what is in the package.
+every client and need no login. Nothing is compiled: what is served is what is in the package.
 """
 
 from __future__ import annotations
