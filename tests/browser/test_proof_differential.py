@@ -18,7 +18,7 @@ from boltseal.commands.outcome import Outcome
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
 from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.ledger.merkle import inclusion_path, leaf_hash, prove
-from boltseal.ledger.note import SigningKey
+from boltseal.ledger.note import SigningKey, format_note
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import TileId, Tiles, grow, needed
 from tests.boltseal_process import BoltsealProcess
@@ -122,7 +122,9 @@ def receipt(dice: random.Random) -> bytes:
     path = tuple(tree_oracle.path(index, entries))
     key = OTHER_KEY if lie == 4 else KEY
     stated = size + 1 if lie == 5 else size
-    note = sign_checkpoint(Checkpoint(KEY.name, stated, root), key)
+    origin = "other.example" if lie == 6 else KEY.name
+    text = Checkpoint(origin, stated, root).text()
+    note = format_note(text, [key.sign(text)])
     return damaged(dice, format_receipt(Receipt(index, path, note, line)))
 
 
@@ -172,6 +174,33 @@ def test_receipts_are_judged_alike(page: Page, tmp_path: Path) -> None:
     assert all(result["sentence"].endswith(".") and "\n" not in result["sentence"] for result in results)
 
 
+def test_a_signed_checkpoint_of_another_ledger_differs(page: Page) -> None:
+    """A checkpoint that names another ledger than its key, and an entry of that other ledger, are refused in this order."""
+    line = entry(random.Random(SEED), 0)  # noqa: S311 - repeatable cases
+    foreign = line.replace(KEY.name.encode(), b"other.example")
+    sentences = []
+    for origin, each in (("other.example", foreign), (KEY.name, foreign)):
+        text = Checkpoint(origin, 1, leaf_hash(each)).text()
+        raw = format_receipt(Receipt(0, (), format_note(text, [KEY.sign(text)]), each))
+        result = page.evaluate(
+            """([key, text]) => window.proof.checkReceipt(Uint8Array.from(atob(text), (one) => one.charCodeAt(0)), key)""",
+            [str(KEY.verifier), b64encode(raw).decode()],
+        )
+        sentences.append((result["outcome"], result["sentence"].partition(" ledger ")[0]))
+
+    assert sentences == [("differs", "the checkpoint is of the"), ("differs", "the entry is of the")]
+
+
+@pytest.mark.parametrize("kind", ["tag.deleted", "tag.purged", "tag.expired", "held", "built"])
+def test_an_entry_that_gives_the_tag_no_digest_differs(page: Page, kind: str) -> None:
+    """A real entry with the expected repository, tag and digest proves nothing if it removes the tag, or changes none."""
+    line, tiles = ledger(random.Random(SEED), 1, 0, kind)  # noqa: S311 - repeatable cases
+    note = sign_checkpoint(Checkpoint(KEY.name, 1, Tiles(1, tiles).root()), KEY)
+    served = {"checkpoint": note, "receipt/0": format_receipt(Receipt(0, (), note, line))}
+
+    assert _check(page, served, 0, line)[0] == "differs"
+
+
 def test_the_command_itself_agrees(page: Page, tmp_path: Path) -> None:
     """The exit codes of the command are 0 and 1 where the module says `holds` and `differs`."""
     dice = random.Random(SEED + 1)  # noqa: S311 - repeatable cases
@@ -194,9 +223,12 @@ def test_the_command_itself_agrees(page: Page, tmp_path: Path) -> None:
     assert codes == [0 if outcome == "holds" else 1 for outcome in outcomes]
 
 
-def ledger(dice: random.Random, size: int, index: int) -> tuple[bytes, Mapping[TileId, bytes]]:
+def ledger(
+    dice: random.Random, size: int, index: int, kind: str = "tag.created"
+) -> tuple[bytes, Mapping[TileId, bytes]]:
     """Return an entry, and the tiles of a ledger of `size` entries that has it at `index`; the others are random hashes."""
-    line = entry(dice, index).replace(b"tag.deleted", b"tag.created")
+    row = json.loads(entry(dice, index))
+    line = json.dumps(row | {"kind": kind}, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     leaves = [dice.randbytes(32) for _ in range(size)]
     leaves[index] = leaf_hash(line)
     return line, grow(0, {}, leaves).tiles
