@@ -33,7 +33,7 @@ async def test_a_login_shows_the_account(shop: Serving) -> None:
     answer = await browser.login("ci", "pw-ci")
     page = await browser.get("/ui/account")
 
-    assert (answer.status_code, answer.headers["location"]) == (303, "/ui/account")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/ui/")
     assert "<bdi>ci</bdi>" in page.text
     assert "(this one)" in page.text
     assert page.headers["cache-control"] == "no-store"
