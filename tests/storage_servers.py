@@ -39,6 +39,7 @@ from tests.namespaces import Host
 from tests.polling import wait_until
 from tests.ports import free_port
 from tests.programs import program
+from tests.soak.processes import kill_tree
 
 __all__ = [
     "ACCESS_KEY", "BUCKET", "SECRET_KEY", "USER", "ObjectServer", "Postgres", "StorageServer", "own_folder", "postgres", "postgres_programs",
@@ -100,14 +101,13 @@ class StorageServer:
             return
         process, self.process = self.process, None
         if with_signal is signal.SIGKILL:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_tree(process.pid)  # PostgreSQL's other processes have process groups of their own
         else:
             process.send_signal(with_signal)
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_tree(process.pid)
             process.wait()
 
     def _listens(self) -> bool:

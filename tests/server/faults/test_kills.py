@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from boltseal.oci.digest import Digest
 from tests.object_faults import Fault, kind_of, no_fault
-from tests.polling import until, wait_until
+from tests.polling import until, until_answer, wait_until
 from tests.server.faults.checker import WITHIN_S, Checker
-from tests.server.faults.installation import Installation
-from tests.soak.processes import kill_tree
+from tests.server.faults.conftest import PROCESSES_END
+from tests.server.faults.installation import Installation, installation
+from tests.soak.processes import kill_tree, tree
 from tests.soak.scale import IS_FULL
-from tests.storage_servers import ObjectServer, Postgres
+from tests.soak.traffic import client_of
+from tests.storage_servers import ObjectServer, Postgres, postgres
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -66,6 +72,48 @@ async def test_postgresql_is_killed_amid_pushes(installed: Installation, databas
             await checker.check()
 
     assert not any(ready_without)
+
+
+async def test_an_upload_that_was_answered_continues_after_postgresql_was_killed(
+    tmp_path: Path, objects: ObjectServer, object_server: ObjectServer
+) -> None:
+    """A session and a chunk that were answered are there again, although PostgreSQL never wrote what need not be durable."""
+    data = b"upload" * 1000
+    with postgres(settings=PROCESSES_END) as server:
+        url = server.url(server.create_database())
+        with installation(tmp_path, url, objects, object_server) as made, made.serve():
+            async with client_of(made.url) as client:
+                os.kill(_process_of(server, "walwriter"), signal.SIGSTOP)
+                began, chunked = [await client.post("/v2/shop/app/blobs/uploads/") for _ in range(2)]
+                chunk = await client.patch(chunked.headers["location"], content=data[:1000])
+                server.kill()
+                server.start()
+                await asyncio.to_thread(wait_until, server.answers, "PostgreSQL takes connections")
+                await Checker(made).until_ready(client)
+                ended = [await _finished(client, began, data), await _finished(client, chunk, data[1000:], data)]
+
+    assert [answer.status_code for answer in (began, chunked, chunk, *ended)] == [202, 202, 202, 201, 201]
+
+
+def _process_of(server: Postgres, title: str) -> int:
+    """Return the process of a PostgreSQL that has a title."""
+    return next(each for each in tree(server.pid) if title in Path(f"/proc/{each}/cmdline").read_text())
+
+
+async def _finished(
+    client: httpx2.AsyncClient, session: httpx2.Response, rest: bytes, whole: bytes | None = None
+) -> httpx2.Response:
+    """Send the rest of a blob as the last request of its session, again while the session belongs to the killed request."""
+    url = httpx2.URL(session.headers["location"]).copy_add_param("digest", str(Digest.of(whole or rest)))
+
+    answers: list[httpx2.Response] = []
+
+    async def decided() -> bool:
+        answers.append(await client.put(url, content=rest))
+        return answers[-1].status_code != httpx2.codes.SERVICE_UNAVAILABLE
+
+    await until_answer(decided, "the session is free", WITHIN_S)
+    return answers[-1]
 
 
 @dataclass(slots=True)

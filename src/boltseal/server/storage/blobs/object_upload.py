@@ -245,7 +245,7 @@ class ObjectUploadWriter:
             if not upload_progress.advance(tx, self._key.name, self.writer, size, digest, following):
                 raise self._lost(tx)
 
-        await self._resources.database.write(job, durable=False, repository=self._key.repository)
+        await self._resources.database.write(job, repository=self._key.repository)
         self._view.parts.append(ObjectPart(self.writer, size))
         self._drop_body()
         self.written.discard(self.writer)

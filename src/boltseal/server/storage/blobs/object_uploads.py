@@ -47,10 +47,8 @@ class ObjectUploads:
         self._held: set[str] = set()
 
     async def start_upload(self, key: UploadKey) -> None:
-        """Add the session's row. It need not survive a power cut."""
-        await self._database.write(
-            lambda tx: upload_progress.add(tx, key.name), durable=False, repository=key.repository
-        )
+        """Add the session's row. It survives a power cut: the client was told where to continue."""
+        await self._database.write(lambda tx: upload_progress.add(tx, key.name), repository=key.repository)
 
     async def upload_size(self, key: UploadKey) -> int:
         """Return the size in the session's row."""
