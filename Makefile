@@ -9,7 +9,7 @@ DATA ?= ./data
 PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
 # A quick check takes tests that reach what differs from SINCE, the nearest ones first until BUDGET_S seconds of processor time
 # are used, the first row of each table and few examples of properties.
-# `make check HURRY=` takes every test that is neither slow nor real, whole.
+# `make check HURRY=` takes every test that is neither slow nor real, and starts no PostgreSQL or S3 server, whole.
 HURRY ?= yes
 BUDGET_S ?= 60
 SINCE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || git rev-parse --verify --quiet HEAD)
@@ -18,7 +18,7 @@ WORKERS := auto
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
 PYTEST := scripts/in-memory $(BIN)/python -m pytest -q
-QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--one-row --hypothesis-profile=quick --budget-s $(BUDGET_S) $(if $(SINCE),--changed-since $(SINCE)))
+QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy, and not storage)" $(if $(HURRY),--one-row --hypothesis-profile=quick --budget-s $(BUDGET_S) $(if $(SINCE),--changed-since $(SINCE)))
 PATHS := src tests scripts $(wildcard bench)
 
 # Without compiled files each process of a target compiles what it imports, and pytest rewrites every test module again: half

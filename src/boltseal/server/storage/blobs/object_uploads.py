@@ -47,7 +47,7 @@ class ObjectUploads:
         self._held: set[str] = set()
 
     async def start_upload(self, key: UploadKey) -> None:
-        """Add the session's row. It survives a power cut: the client was told where to continue."""
+        """Add the session's row. It survives a power cut, as the client relies on its answer."""
         await self._database.write(lambda tx: upload_progress.add(tx, key.name), repository=key.repository)
 
     async def upload_size(self, key: UploadKey) -> int:
