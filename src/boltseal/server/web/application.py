@@ -7,6 +7,8 @@
     GET  /ui/account            who is logged in, groups, sessions
     POST /ui/logout             ends this session
     POST /ui/logout-everywhere  ends all sessions of this user, at every server
+    GET  /ui/static/...         scripts and styles; /ui/verify.html: a page to keep (`server.web.static_files`)
+    GET  /ui/ledger/...         the ledger, for the scripts (`server.web.page_ledger`)
 
 A session is a login for pages alone: `/v2/` and `/api/v1/` ignore cookies, which browsers send with requests that pages of
 other servers make. Their clients send an Authorization header, which no such page can. The rules of logins are in `server.auth`.
@@ -40,7 +42,9 @@ from boltseal.server.auth.page_sessions import (
 from boltseal.server.auth.person_logins import PersonLogins, ProviderAnswer, StateInvalid
 from boltseal.server.web.cookies import LOGIN, SESSION, Cookies
 from boltseal.server.web.form_requests import HOME, read_form, return_address
+from boltseal.server.web.page_ledger import LEDGER_PREFIX, PageLedger
 from boltseal.server.web.rendering import Templates, redirect, stylesheet
+from boltseal.server.web.static_files import STATIC_PREFIX, VERIFY_PATH, StaticFiles
 
 PREFIX: Final = "/ui/"
 LOGIN_PATH: Final = "/ui/login"
@@ -72,9 +76,12 @@ class Pages(HttpApplication):
         auth: RequestAuth,
         sessions: PageSessions,
         address: PageAddress,
+        ledger: PageLedger,
         person_logins: PersonLogins | None = None,
     ) -> None:
         super().__init__(observer)
+        self._ledger = ledger
+        self._static = StaticFiles()
         self._auth = auth
         self._access = auth.access
         self._sessions = sessions
@@ -91,7 +98,9 @@ class Pages(HttpApplication):
             "/ui/logout": {"POST": self._logout},
             "/ui/logout-everywhere": {"POST": self._logout_everywhere},
             "/ui/static/pages.css": {"GET": self._stylesheet},
+            VERIFY_PATH: {"GET": self._verify_page},
         }
+        self._folders: Mapping[str, Page] = {LEDGER_PREFIX: self._ledger_part, STATIC_PREFIX: self._script}
 
     async def _respond(self, request: Request) -> Response:
         if self._access.stale:
@@ -104,7 +113,10 @@ class Pages(HttpApplication):
         path: str = request.scope["path"]
         methods = self._routes.get(path)
         if methods is None:
-            raise RouteUnknown("there is no such page")
+            folder = next((prefix for prefix in self._folders if path.startswith(prefix)), None)
+            if folder is None:
+                raise RouteUnknown("there is no such page")
+            methods, path = {"GET": self._folders[folder]}, folder
         request.route = path
         page = methods.get("GET" if request.method == "HEAD" else request.method)
         if page is None:
@@ -138,6 +150,16 @@ class Pages(HttpApplication):
 
     async def _stylesheet(self, _: Request) -> Response:
         return stylesheet()
+
+    async def _script(self, request: Request) -> Response:
+        return self._static.script(request.scope["path"])
+
+    async def _verify_page(self, _: Request) -> Response:
+        return self._static.verify_page()
+
+    async def _ledger_part(self, request: Request) -> Response:
+        await self._session(request)
+        return await self._ledger.respond(request)
 
     async def _session(self, request: Request) -> PageSession | None:
         """Return the session of a request, and set its caller; None without a valid one. Raises: Unavailable, UsersInvalid."""
