@@ -43,7 +43,16 @@ ENGINES_ELSEWHERE = {
     "real/test_mirror.py": "docker and containerd pull through the mirror that they are configured for",
 }
 """Files that start an engine outside ENGINE_TESTS and STORE_TESTS."""
-TARGETS = ("test", "test-engines", "test-stores", "test-postgres", "test-replicas", "test-kube", "test-storage", "test-browser")
+TARGETS = (
+    "test",
+    "test-engines",
+    "test-stores",
+    "test-postgres",
+    "test-replicas",
+    "test-kube",
+    "test-storage",
+    "test-browser",
+)
 """The targets of the Makefile that together run every test."""
 
 
@@ -116,7 +125,9 @@ def test_a_test_is_about_engines_by_its_place_only() -> None:
     places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *KUBE_TESTS, *STORAGE_TESTS, *BROWSER_TESTS)
     assert [place for place in places if not any(f"tests/{name}".startswith(place) for name in files)] == []
     assert not [
-        name for name, text in files.items() if re.search(r"mark\.(engine|store|fault|replicas|kube|storage|browser)\b", text)
+        name
+        for name, text in files.items()
+        if re.search(r"mark\.(engine|store|fault|replicas|kube|storage|browser)\b", text)
     ]
     assert {name for name in starting if not f"tests/{name}".startswith(places)} == set(ENGINES_ELSEWHERE)
 

@@ -80,6 +80,7 @@ from boltseal.server.store_factory import Clock, begin, bounds, now_us
 from boltseal.server.web.application import CALLBACK_PATH, PageAddress, Pages
 from boltseal.server.web.application import PREFIX as PAGES_PREFIX
 from boltseal.server.web.page_ledger import PageLedger
+from boltseal.server.web.registry_pages import RegistryPages
 
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
@@ -270,19 +271,22 @@ class Application(Starlette):
         self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
             self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
-        self._endpoints[ADMIN_PREFIX] = admin_api(self._observer, auth, api_settings, registry, settings)
-        self._endpoints[PAGES_PREFIX] = self._pages(auth, settings, registry)
+        admin = admin_api(self._observer, auth, api_settings, registry, settings)
+        self._endpoints[ADMIN_PREFIX] = admin
+        host = (settings.base_url or "").partition("://")[2]
+        contents = RegistryPages(registry, access, admin.routes, settings.name_resolver, host)
+        ledger = PageLedger(registry.ledger, registry.observed, access, public=settings.ledger.public)
+        self._endpoints[PAGES_PREFIX] = self._pages(auth, settings, contents, ledger)
 
-    def _pages(self, auth: RequestAuth, settings: Settings, registry: Registry) -> Pages:
+    def _pages(self, auth: RequestAuth, settings: Settings, contents: RegistryPages, ledger: PageLedger) -> Pages:
         """Return the pages below `/ui/`."""
         if self._accounts is None:
             raise AssertionError("the store is open before requests are served")
         sessions = PageSessions(self._accounts, settings.ui.terms)
         enabled = True if settings.ui.enabled is None and settings.server.address.loopback else settings.ui.enabled
         address = PageAddress(settings.base_url, settings.encrypted, enabled)
-        ledger = PageLedger(registry.ledger, registry.observed, auth.access, public=settings.ledger.public)
-        person_logins = self._person_logins(auth.access, settings, sessions)
-        return Pages(self._observer, auth, sessions, address, ledger, person_logins)
+        people = self._person_logins(auth.access, settings, sessions)
+        return Pages(self._observer, auth, sessions, address, contents, ledger, people)
 
     def _person_logins(self, access: Access, settings: Settings, sessions: PageSessions) -> PersonLogins | None:
         """Return the logins at the identity provider, None if there is none; after a reload with its keys if it is as before."""
