@@ -71,7 +71,7 @@ from boltseal.server.storage.coordination.factory import open_leases, open_locks
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.key_file import KeyFile
-from boltseal.server.storage.metadata.protocol import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Log
 from boltseal.server.storage.metrics import Gauge, RunFolder
 from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import UserFile
@@ -80,7 +80,7 @@ from boltseal.server.store_factory import Clock, begin, bounds, now_us
 from boltseal.server.web.application import CALLBACK_PATH, PageAddress, Pages
 from boltseal.server.web.application import PREFIX as PAGES_PREFIX
 from boltseal.server.web.page_ledger import PageLedger
-from boltseal.server.web.registry_pages import RegistryPages
+from boltseal.server.web.pages.context import PageContext
 
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
@@ -274,11 +274,14 @@ class Application(Starlette):
         admin = admin_api(self._observer, auth, api_settings, registry, settings)
         self._endpoints[ADMIN_PREFIX] = admin
         host = (settings.base_url or "").partition("://")[2]
-        contents = RegistryPages(registry, access, admin.routes, settings.name_resolver, host)
+        contents = PageContext(registry, access, admin.routes, settings.name_resolver, host, self._verifier_key)
         ledger = PageLedger(registry.ledger, registry.observed, access, public=settings.ledger.public)
         self._endpoints[PAGES_PREFIX] = self._pages(auth, settings, contents, ledger)
 
-    def _pages(self, auth: RequestAuth, settings: Settings, contents: RegistryPages, ledger: PageLedger) -> Pages:
+    def _verifier_key(self, log: Log) -> str:
+        return "" if self._store is None else self._store.verifier_key(log)
+
+    def _pages(self, auth: RequestAuth, settings: Settings, contents: PageContext, ledger: PageLedger) -> Pages:
         """Return the pages below `/ui/`."""
         if self._accounts is None:
             raise AssertionError("the store is open before requests are served")

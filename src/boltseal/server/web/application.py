@@ -1,6 +1,6 @@
 """The pages below `/ui/`: login, account, logout. A table of routes; each page is a function of the request.
 
-    GET  /ui/ and others        what the registry has (`registry_pages`)
+    GET  /ui/ and others        what the registry has (`server.web.pages`)
     GET  /ui/login              the form, and a link to the identity provider if there is one
     POST /ui/login              a login with the password
     GET  /ui/login/provider     begins a login at the identity provider (`server.auth.person_logins`)
@@ -45,7 +45,8 @@ from boltseal.server.web.cookies import LOGIN, SESSION, Cookies
 from boltseal.server.web.form_requests import ACCOUNT, read_form, return_address
 from boltseal.server.web.formats import address
 from boltseal.server.web.page_ledger import LEDGER_PREFIX, PageLedger
-from boltseal.server.web.registry_pages import RegistryPage, RegistryPages, Viewer
+from boltseal.server.web.pages import NAVIGATION, PAGES
+from boltseal.server.web.pages.context import PageContext, RegistryPage, Viewer
 from boltseal.server.web.rendering import redirect, stylesheet
 from boltseal.server.web.static_files import STATIC_PREFIX, VERIFY_PATH, StaticFiles
 
@@ -79,12 +80,12 @@ class Pages(HttpApplication):
         auth: RequestAuth,
         sessions: PageSessions,
         address: PageAddress,
-        contents: RegistryPages,
+        contents: PageContext,
         ledger: PageLedger,
         person_logins: PersonLogins | None = None,
     ) -> None:
         super().__init__(observer)
-        self._contents = contents.pages()
+        self._contents = contents
         self._ledger = ledger
         self._static = StaticFiles()
         self._auth = auth
@@ -94,6 +95,7 @@ class Pages(HttpApplication):
         self._person_logins = person_logins
         self._cookies = Cookies(address.encrypted)
         self._templates = contents.templates
+        self._templates.share(navigation=NAVIGATION, static=self._static.address)
         self._routes: Mapping[str, Mapping[str, Page]] = {
             LOGIN_PATH: {"GET": self._login_form, "POST": self._login},
             PROVIDER_PATH: {"GET": self._begin_at_provider},
@@ -104,7 +106,7 @@ class Pages(HttpApplication):
             "/ui/static/pages.css": {"GET": self._stylesheet},
             VERIFY_PATH: {"GET": self._verify_page},
         }
-        self._folders: Mapping[str, Page] = {LEDGER_PREFIX: self._ledger_part, STATIC_PREFIX: self._script}
+        self._folders: Mapping[str, Page] = {LEDGER_PREFIX: self._ledger_part, STATIC_PREFIX: self._static_file}
 
     async def _respond(self, request: Request) -> Response:
         if self._access.stale:
@@ -115,7 +117,7 @@ class Pages(HttpApplication):
         if not required:
             self._auth.refuse_other_hosts(request)
         path: str = request.scope["path"]
-        content = self._contents.get(path)
+        content = PAGES.get(path)
         if content is not None:
             request.route = path
             if request.method not in READS:
@@ -159,7 +161,7 @@ class Pages(HttpApplication):
         """Return the address of the page that was asked for, to come back to after a login; the login checks it."""
         path: str = request.scope["path"]
         query = request.scope["query_string"].decode("latin-1")
-        if path not in self._contents:
+        if path not in PAGES:
             return ""
         return f"{path}?{query}" if query else path
 
@@ -167,7 +169,7 @@ class Pages(HttpApplication):
         """Return a page of the registry for the person of the session, or for an anonymous caller."""
         session = await self._session(request)
         try:
-            return await page(request, self._viewer(request, session))
+            return await page(self._contents, request, self._viewer(request, session))
         except LoginNeeded as error:
             if session is None and self._access.required():
                 raise
@@ -180,8 +182,8 @@ class Pages(HttpApplication):
     async def _stylesheet(self, _: Request) -> Response:
         return stylesheet()
 
-    async def _script(self, request: Request) -> Response:
-        return self._static.script(request.scope["path"])
+    async def _static_file(self, request: Request) -> Response:
+        return self._static.file(request.scope["path"])
 
     async def _verify_page(self, _: Request) -> Response:
         return self._static.verify_page()

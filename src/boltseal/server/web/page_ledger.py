@@ -2,7 +2,7 @@
 
     /ui/ledger/checkpoint              the newest checkpoint
     /ui/ledger/tile/<L>/<N>[.p/<W>]    hashes
-    /ui/ledger/receipt/<index>         one entry with its proof
+    /ui/ledger/receipt/<index>         one entry with its proof; people download it
 
 The rights are those of `/ledger/` (`server.api.ledger`). Bundles of entries are not served here. The log of observations is under
 `/ui/ledger/observations/`.
@@ -70,7 +70,10 @@ class PageLedger:
             self._access.check_entry(request.caller, index, Repository(entry.repository))
         elif required:
             self._access.check_entries(request.caller)
-        return responses.with_body(await log.receipt(index), responses.TEXT)
+        name = "entry" if log is self._ledger else "observation"
+        download = f'attachment; filename="{name}-{index}.tlog-proof"'.encode("ascii")
+        extra = ((b"content-disposition", download),)
+        return responses.with_body(await log.receipt(index), responses.TEXT, extra=extra)
 
     def _check_any(self, request: Request) -> None:
         if not self._public:

@@ -51,6 +51,10 @@ class Templates:
             "short": formats.short_digest,
         }
 
+    def share(self, **values: Any) -> None:
+        """Give all pages these values."""
+        self._environment.globals |= values
+
     def page(self, name: str, *, status: int = 200, extra: Headers = (), **values: Any) -> Response:
         """Return a page. `extra`: further headers, such as cookies."""
         body = self._environment.get_template(f"{name}.html").render(**values).encode()

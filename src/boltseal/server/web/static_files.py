@@ -1,4 +1,4 @@
-"""The scripts of pages, and the page that people keep on their disk to check proofs.
+"""The scripts and the icon of pages, and the page that people keep on their disk to check proofs.
 
     /ui/static/<version>/<name>    the file under its version, which is the hash of all of them: cacheable for ever
     /ui/static/<name>              the same file now, cacheable for five minutes
@@ -24,7 +24,7 @@ VERIFY_PATH: Final = "/ui/verify.html"
 VERIFY_PAGE: Final = "verify.html"
 FOLDER: Final = Path(__file__).parent / "static"
 SCRIPT: Final = "text/javascript; charset=utf-8"
-_SCRIPTS: Final = ("proof.js", "verify.js")
+_TYPES: Final = {"proof.js": SCRIPT, "verify.js": SCRIPT, "icon.svg": "image/svg+xml"}
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _FIVE_MINUTES: Final = "public, max-age=300"
 _DOWNLOAD: Final[Headers] = ((b"content-disposition", b'attachment; filename="boltseal-verify.html"'),)
@@ -34,20 +34,20 @@ class StaticFiles:
     """The files, read once."""
 
     def __init__(self) -> None:
-        self._files = {name: (FOLDER / name).read_bytes() for name in _SCRIPTS}
-        self.version = sha256(b"".join(self._files[name] for name in _SCRIPTS)).hexdigest()[:16]
+        self._files = {name: (FOLDER / name).read_bytes() for name in _TYPES}
+        self.version = sha256(b"".join(self._files[name] for name in _TYPES)).hexdigest()[:16]
 
     def address(self, name: str) -> str:
-        """Return the address of a script for a page: that of its version."""
+        """Return the address of a file for a page: that of its version."""
         return f"{STATIC_PREFIX}{self.version}/{name}"
 
-    def script(self, path: str) -> Response:
-        """Return the script of a path below `STATIC_PREFIX`. Raises: RouteUnknown."""
+    def file(self, path: str) -> Response:
+        """Return the file of a path below `STATIC_PREFIX`. Raises: RouteUnknown."""
         version, slash, name = path.removeprefix(STATIC_PREFIX).rpartition("/")
         body = self._files.get(name)
         if body is None or (slash and version != self.version):
             raise RouteUnknown("there is no such file")
-        return responses.with_body(body, SCRIPT, cache_control=_FOR_EVER if slash else _FIVE_MINUTES)
+        return responses.with_body(body, _TYPES[name], cache_control=_FOR_EVER if slash else _FIVE_MINUTES)
 
     def verify_page(self) -> Response:
         """Return the page for the disk, as a download."""

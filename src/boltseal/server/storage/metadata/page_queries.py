@@ -94,7 +94,7 @@ def last_pulls(snapshot: Snapshot, repository_id: int, digests: Collection[str])
     query = select(pulled.c.digest, pulled.c.pulled_us).where(pulled.c.repository_id == repository_id)
     for some in batches(digests, IN_AT_ONCE):
         rows = snapshot.sql.connection.execute(query.where(pulled.c.digest.in_(some)))
-        found |= {digest: pulled_us for digest, pulled_us in rows}
+        found.update((row[0], row[1]) for row in rows)
     return found
 
 
