@@ -18,7 +18,9 @@ async def overview(pages: PageContext, request: Request, viewer: Viewer) -> Resp
     changes = await _changes(pages, request)
     refused = await pages.api.read(request, "refused/all", limit=SOME)
     hosts = await pages.api.read_allowed(request, "hosts", limit=100)
-    late = () if hosts is None else [each for each in hosts.items if each.state != "reporting"]
+    items = () if hosts is None else hosts.items
+    late = [each for each in items if each.state != "reporting"]
+    differing = [each for each in items if any(one.outcome == "differs" for one in each.reports)]
     held = await pages.api.read_allowed(request, "held", limit=SOME)
     ledger = await pages.api.read_allowed(request, "ledger")
     return pages.page(
@@ -27,8 +29,8 @@ async def overview(pages: PageContext, request: Request, viewer: Viewer) -> Resp
         repositories=repositories,
         changes=changes,
         refused=refused,
-        hosts=hosts,
         late=late,
+        differing=differing,
         held=held,
         ledger=ledger,
     )
