@@ -130,7 +130,11 @@ async def _report(client: httpx2.AsyncClient) -> None:
     known = running("localhost:5000/shop/app:latest", index(ONE, TWO).digest, **names)
     other = running(f"localhost:5000/shop/{HOSTILE}", ONE.digest, **names)
     deployed = release(HOSTILE, 7, known, end="failed", reason=HOSTILE, by=HOSTILE)
-    for sent in (report(HOST, known, other), report("web-2.example", known, outcome="differs"), report(HOST, **deployed)):
+    for sent in (
+        report(HOST, known, other),
+        report("web-2.example", known, outcome="differs"),
+        report(HOST, **deployed),
+    ):
         answer = await client.post("/api/v1/reports", json=sent)
         assert answer.status_code == 200, answer.text
 

@@ -193,7 +193,7 @@ def test_the_keyboard_alone_finds_a_tag(page: Page, registry: FilledRegistry) ->
     assert page.inner_text("h1") == "shop/app:1.4.2"
 
 
-def test_the_skip_link_leads_to_the_content(page: Page, registry: FilledRegistry) -> None:
+def test_the_skip_link_moves_the_focus_to_the_content(page: Page, registry: FilledRegistry) -> None:
     """Enter on the first link moves the focus past the navigation."""
     show(page, registry, "repositories")
     page.keyboard.press("Tab")

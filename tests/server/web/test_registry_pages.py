@@ -1,4 +1,4 @@
-"""The pages that show a registry: what they show, to whom, and in how many queries."""
+"""The pages that show a registry: what each caller sees, and how many queries each page makes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def test_all_pages_have_strict_headers_and_one_stylesheet(shop: Serving) -
 
 
 async def test_a_tag_page_shows_the_timeline(shop: Serving) -> None:
-    """What `latest` resolved to, when, by whom; the receipts, and the command that pulls it by digest."""
+    """what `latest` resolved to, when, and by which user; the receipts, and the command that pulls it by digest."""
     browser = await as_person(shop, "ci")
     page = (await browser.get("/ui/tag?repository=shop/app&tag=latest")).text
     (entry,) = re.findall(r'data-entry="(\d+)"', page)
@@ -119,7 +119,7 @@ async def test_a_tag_page_shows_the_timeline(shop: Serving) -> None:
 
 
 async def test_a_page_shows_what_was_refused(shop: Serving) -> None:
-    """Both digests, who pushed, and the free tag; the client's address for administrators alone."""
+    """The pushed and the standing digest, who pushed, and the free tag; the client's address for administrators alone."""
     await refuse_a_push(shop)
     seen = {}
     for user in ("ci", "lead"):

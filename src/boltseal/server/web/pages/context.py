@@ -34,7 +34,7 @@ UNKNOWN_HOST: Final = "REGISTRY"
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """The person who looks at a page. `user` "": nobody is logged in. `needs_login`: callers without a login see less."""
+    """The person who looks at a page. `user` "": without a login. `needs_login`: callers without a login see less."""
 
     user: str
     operator: bool
