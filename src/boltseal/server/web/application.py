@@ -317,6 +317,7 @@ class Pages(HttpApplication):
         return self._templates.page(
             "account",
             viewer=self._viewer(request, session),
+            now_us=self._contents.registry.tag_states.now_us,
             user=session.owner,
             person=self._access.users().people.get(session.owner),
             sessions=shown,
