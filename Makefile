@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-replicas test-kube test-stores soak bench lock docs clean
+.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-replicas test-kube test-browser test-stores soak bench lock docs clean
 
 help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -76,15 +76,20 @@ timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings
 
 # One worker more than there are processors: these tests often wait for another program, while container engines do work.
 test soak: WORKERS := $(shell echo $$(($$(nproc) + 1)))
-test: $(VENV)/.works  ## runs all tests but those of the next six targets; real clients; as root installs missing packages
+test: $(VENV)/.works  ## runs all tests but those of the next seven targets; real clients; as root installs missing packages
 	@scripts/test-packages
-	@$(PYTEST) -m "not engine and not store and not fault and not replicas and not kube and not storage" $(SPREAD) $(ARGS)
+	@$(PYTEST) -m "not engine and not store and not fault and not replicas and not kube and not storage and not browser" $(SPREAD) $(ARGS)
 
 # Two workers more than there are processors: half of the time these tests wait for engines and health checks.
 test-engines: WORKERS := $(shell echo $$(($$(nproc) + 2)))
 test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images
 	@scripts/test-packages
 	@$(PYTEST) -m "engine" $(SPREAD) $(ARGS)
+
+test-browser: WORKERS := $(shell nproc)
+test-browser: $(VENV)/.works  ## runs the tests of pages in Chromium
+	@scripts/test-packages
+	@$(PYTEST) -m "browser" $(SPREAD) $(ARGS)
 
 test-storage: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test-storage: $(VENV)/.works  ## runs the tests that start PostgreSQL or an S3 server: moves, backups, rebuilds, objects
@@ -135,6 +140,7 @@ lock: scripts/lock pyproject.toml  ## updates requirements*.lock to the newest v
 docs: $(VENV)/.works  ## writes the reference pages and JSON schemas from the code, and builds docs/ as a site in build/site
 	@$(BIN)/python scripts/reference.py
 	@$(BIN)/python scripts/json-schemas
+	@$(BIN)/python scripts/verify_page.py
 	@$(BIN)/python scripts/build_pages.py
 
 clean:  ## deletes everything that make created, but never ./data

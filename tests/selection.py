@@ -8,7 +8,7 @@ Loaded by `tests/conftest.py`. Two options of pytest, independent of each other:
 A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A test without a stored time gets none. For each
 file the sum of its other tests is stored, one row of each table.
 A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, `store` in one of STORE_TESTS, `fault` in one of
-FAULT_TESTS, and `replicas` in one of REPLICA_TESTS, and `kube` in one of KUBE_TESTS. Each test in one of STORAGE_TESTS gets the mark `storage`. With `-m` and one of these marks only the files there are imported: each worker would import those of all other
+FAULT_TESTS, `replicas` in one of REPLICA_TESTS, `kube` in one of KUBE_TESTS, and `browser` in one of BROWSER_TESTS. Each test in one of STORAGE_TESTS gets the mark `storage`. With `-m` and one of these marks only the files there are imported: each worker would import those of all other
 tests as well, 14,000 of them.
 A slow test gets the mark `sized` in a file that reads the size of the run (`tests.soak.scale`): `make soak` runs these.
 """
@@ -63,6 +63,8 @@ STORAGE_TESTS: Final = (
     "tests/server/test_shared_storage.py",
 )
 """What tests that start PostgreSQL or an S3 server begin with; `make test-storage` runs these."""
+BROWSER_TESTS: Final = ("tests/browser/",)
+"""Where pages are opened in a real browser: `make test-browser` runs these."""
 
 SIZES: Final = ("tests.soak.scale", "tests.scale.growth")
 """The modules that say how large a test is: `make soak` runs the tests of files that import one of them, at full size."""
@@ -74,6 +76,7 @@ _PLACES: Final = {
     "replicas": REPLICA_TESTS,
     "kube": KUBE_TESTS,
     "storage": STORAGE_TESTS,
+    "browser": BROWSER_TESTS,
 }
 
 _measured: dict[str, float] = {}

@@ -1,5 +1,6 @@
 """No test is left out by accident: by its folder's name, by `make check` with its whole package, or by all of `make test`,
-`make test-engines`, `make test-stores`, `make test-storage`, `make test-postgres`, `make test-kube` and `make test-replicas`.
+`make test-engines`, `make test-stores`, `make test-storage`, `make test-postgres`, `make test-kube`, `make test-replicas` and
+`make test-browser`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 
 from tests.scheduling import stored_durations
 from tests.selection import (
+    BROWSER_TESTS,
     ENGINE_TESTS,
     FAULT_TESTS,
     KUBE_TESTS,
@@ -41,7 +43,16 @@ ENGINES_ELSEWHERE = {
     "real/test_mirror.py": "docker and containerd pull through the mirror that they are configured for",
 }
 """Files that start an engine outside ENGINE_TESTS and STORE_TESTS."""
-TARGETS = ("test", "test-engines", "test-stores", "test-postgres", "test-replicas", "test-kube", "test-storage")
+TARGETS = (
+    "test",
+    "test-engines",
+    "test-stores",
+    "test-postgres",
+    "test-replicas",
+    "test-kube",
+    "test-storage",
+    "test-browser",
+)
 """The targets of the Makefile that together run every test."""
 
 
@@ -75,16 +86,17 @@ def test_every_test_is_run_by_exactly_one_target() -> None:
     """The targets of tests run pytest with the same options but `-m`, and no test is in two of the places that they run."""
     found = [_pytest_of(target) for target in TARGETS]
     (_, others), *_ = found
-    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *KUBE_TESTS, *STORAGE_TESTS)
+    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *KUBE_TESTS, *STORAGE_TESTS, *BROWSER_TESTS)
 
     assert [marks for marks, _ in found] == [
-        "not engine and not store and not fault and not replicas and not kube and not storage",
+        "not engine and not store and not fault and not replicas and not kube and not storage and not browser",
         "engine",
         "store",
         "fault",
         "replicas",
         "kube",
         "storage",
+        "browser",
     ]
     assert [each for _, each in found] == [others] * len(TARGETS)
     assert not [one for one, other in permutations(places, 2) if one.startswith(other)]
@@ -109,10 +121,12 @@ def test_a_test_is_about_engines_by_its_place_only() -> None:
     files = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.rglob("*.py")}
     starting = [name for name, text in files.items() if re.search(r"\bservers\.(dockerd|podman|containerd)\(", text)]
 
-    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *KUBE_TESTS, *STORAGE_TESTS)
+    places = (*ENGINE_TESTS, *STORE_TESTS, *FAULT_TESTS, *REPLICA_TESTS, *KUBE_TESTS, *STORAGE_TESTS, *BROWSER_TESTS)
     assert [place for place in places if not any(f"tests/{name}".startswith(place) for name in files)] == []
     assert not [
-        name for name, text in files.items() if re.search(r"mark\.(engine|store|fault|replicas|kube|storage)\b", text)
+        name
+        for name, text in files.items()
+        if re.search(r"mark\.(engine|store|fault|replicas|kube|storage|browser)\b", text)
     ]
     assert {name for name in starting if not f"tests/{name}".startswith(places)} == set(ENGINES_ELSEWHERE)
 

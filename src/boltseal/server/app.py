@@ -71,7 +71,7 @@ from boltseal.server.storage.coordination.factory import open_leases, open_locks
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.key_file import KeyFile
-from boltseal.server.storage.metadata.protocol import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Log
 from boltseal.server.storage.metrics import Gauge, RunFolder
 from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import UserFile
@@ -79,6 +79,8 @@ from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import Clock, begin, bounds, now_us
 from boltseal.server.web.application import CALLBACK_PATH, PageAddress, Pages
 from boltseal.server.web.application import PREFIX as PAGES_PREFIX
+from boltseal.server.web.page_ledger import PageLedger
+from boltseal.server.web.pages.context import PageContext
 
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
@@ -269,17 +271,25 @@ class Application(Starlette):
         self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
             self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
-        self._endpoints[ADMIN_PREFIX] = admin_api(self._observer, auth, api_settings, registry, settings)
-        self._endpoints[PAGES_PREFIX] = self._pages(auth, settings)
+        admin = admin_api(self._observer, auth, api_settings, registry, settings)
+        self._endpoints[ADMIN_PREFIX] = admin
+        host = (settings.base_url or "").partition("://")[2]
+        contents = PageContext(registry, access, admin.routes, settings.name_resolver, host, self._verifier_key)
+        ledger = PageLedger(registry.ledger, registry.observed, access, public=settings.ledger.public)
+        self._endpoints[PAGES_PREFIX] = self._pages(auth, settings, contents, ledger)
 
-    def _pages(self, auth: RequestAuth, settings: Settings) -> Pages:
+    def _verifier_key(self, log: Log) -> str:
+        return "" if self._store is None else self._store.verifier_key(log)
+
+    def _pages(self, auth: RequestAuth, settings: Settings, contents: PageContext, ledger: PageLedger) -> Pages:
         """Return the pages below `/ui/`."""
         if self._accounts is None:
             raise AssertionError("the store is open before requests are served")
         sessions = PageSessions(self._accounts, settings.ui.terms)
         enabled = True if settings.ui.enabled is None and settings.server.address.loopback else settings.ui.enabled
         address = PageAddress(settings.base_url, settings.encrypted, enabled)
-        return Pages(self._observer, auth, sessions, address, self._person_logins(auth.access, settings, sessions))
+        people = self._person_logins(auth.access, settings, sessions)
+        return Pages(self._observer, auth, sessions, address, contents, ledger, people)
 
     def _person_logins(self, access: Access, settings: Settings, sessions: PageSessions) -> PersonLogins | None:
         """Return the logins at the identity provider, None if there is none; after a reload with its keys if it is as before."""

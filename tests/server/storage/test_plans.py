@@ -20,10 +20,12 @@ from boltseal.server.storage.metadata import (
     hidden_blobs,
     host_table,
     layer_chain_table,
+    ledger_store,
     links,
     name_lists,
     object_names,
     outbox_table,
+    page_queries,
     pipeline_table,
     queries,
     rebuild_table,
@@ -130,6 +132,16 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "unused blob": lambda tx: blob_reviews.find_unused(tx, 1, DIGEST),
     "referenced blobs": lambda tx: unreferenced.referenced(tx, [DIGEST]),
     "named objects": lambda tx: object_names.unnamed(tx, [f"blobs/{'0' * 32}"]),
+    "repository of a page": lambda tx: page_queries.repository_number(tx, SHOP),
+    "sizes of images": lambda tx: page_queries.image_sizes(tx, 1, [DIGEST]),
+    "last pulls": lambda tx: page_queries.last_pulls(tx, 1, [DIGEST]),
+    "tags of a page": lambda tx: page_queries.tags_named(tx, SHOP, 1, ["1.4.2"]),
+    "search for tags": lambda tx: page_queries.tags_from(tx, [SHOP], "1.4", 50),
+    "search for digests": lambda tx: page_queries.manifests_from(tx, "sha256:9f86", ("", 0), 100),
+    "tags of found digests": lambda tx: page_queries.tags_resolving(
+        tx, [page_queries.ManifestAt(DIGEST, 1, SHOP, DIGEST)], 100
+    ),
+    "newest changes": lambda tx: ledger_store.newest_lines(tx, 500, 500, ["tag.created"]),
     "remove blob": lambda tx: queries.remove_blob(tx, 1, DIGEST),
 }
 

@@ -33,7 +33,7 @@ async def test_a_login_shows_the_account(shop: Serving) -> None:
     answer = await browser.login("ci", "pw-ci")
     page = await browser.get("/ui/account")
 
-    assert (answer.status_code, answer.headers["location"]) == (303, "/ui/account")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/ui/")
     assert "<bdi>ci</bdi>" in page.text
     assert "(this one)" in page.text
     assert page.headers["cache-control"] == "no-store"
@@ -242,4 +242,4 @@ async def test_pages_answer_as_http_demands(shop: Serving) -> None:
     assert (unknown.status_code, method.status_code, method.headers["allow"]) == (404, 405, "GET, POST")
     assert (head.status_code, head.text) == (200, "")
     assert css.headers["content-type"] == "text/css; charset=utf-8"
-    assert (await browser.get("/ui/")).headers["location"] == "/ui/account"
+    assert (await browser.get("/ui/")).status_code == 200

@@ -11,6 +11,11 @@ The log of observations of upstreams' tags is the same under /ledger/observation
 
 Checkpoint and hashes reveal only the number of entries; rotations also who changed the key and why. They need any
 login, or none with `[ledger] public`. Entries contain repositories, people and reasons. Full tiles never change.
+
+With `[ledger] public`, pages of other origins may read (CORS) what every client may read: checkpoint, hashes and rotations, and receipts
+of repositories that `anonymous_pull` names. So a page on a person's disk (`verify.html`) can check a proof. The browser sends no
+login with such requests, and no other route answers them. Without users and `anonymous_pull` a registry shows receipts to
+every client that reaches it, but not to the pages of other origins that such a client visits.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ PREFIX: Final = "/ledger/"
 OBSERVATIONS_PREFIX: Final = "/ledger/observations/"
 _IMMUTABLE: Final = "max-age=31536000, immutable"
 _MAX_DIGITS: Final = 18
+_ANY_ORIGIN: Final[Headers] = ((b"access-control-allow-origin", b"*"),)
 
 
 class LedgerApi(HttpApplication):
@@ -49,6 +55,10 @@ class LedgerApi(HttpApplication):
         self._ledger = ledger
         self._auth = auth
         self._public = public
+
+    def _cors_headers(self, *, public: bool = True) -> Headers:
+        """Return the headers with which pages of other origins may read a response that every client may read."""
+        return _ANY_ORIGIN if self._public and public else ()
 
     def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
         # Basic, because tokens contain only rights on repositories.
@@ -69,12 +79,12 @@ class LedgerApi(HttpApplication):
         if path == "checkpoint":
             request.route = f"{self._prefix}checkpoint"
             await self._admit(request)
-            return responses.with_body(await self._ledger.checkpoint(), responses.TEXT)
+            return responses.with_body(await self._ledger.checkpoint(), responses.TEXT, extra=self._cors_headers())
         if path == "rotations":
             request.route = f"{self._prefix}rotations"
             await self._admit(request)
             receipts = [base64.b64encode(receipt).decode() for receipt in await self._ledger.rotations()]
-            return responses.with_body(json.dumps({"receipts": receipts}).encode())
+            return responses.with_body(json.dumps({"receipts": receipts}).encode(), extra=self._cors_headers())
         kind, _, rest = path.partition("/")
         if kind == "receipt" and rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS:
             request.route = f"{self._prefix}receipt/{{index}}"
@@ -102,6 +112,7 @@ class LedgerApi(HttpApplication):
             await self._ledger.tile(tile_id),
             "application/octet-stream",
             cache_control=cache_control if tile_id.width == WIDTH else caching.NO_STORE,
+            extra=self._cors_headers(public=public),
         )
 
     async def _receipt(self, request: Request, index: int) -> Response:
@@ -111,4 +122,6 @@ class LedgerApi(HttpApplication):
             await self._auth.admit_to_entry(request, index, Repository(entry.repository))
         else:
             await self._auth.admit_to_entries(request)
-        return responses.with_body(await self._ledger.receipt(index), responses.TEXT)
+        open_to_all = any(glob.matches(entry.repository) for glob in self._auth.access.grants.anonymous_pull)
+        extra = self._cors_headers(public=bool(entry.repository) and open_to_all)
+        return responses.with_body(await self._ledger.receipt(index), responses.TEXT, extra=extra)

@@ -23,8 +23,10 @@ from boltseal.server.registry.refused_pushes import RefusedPushes
 from boltseal.server.registry.reserved_push import ReservedPushes
 from boltseal.server.registry.restores import Restores
 from boltseal.server.registry.seals import Seals
+from boltseal.server.registry.search import Search
 from boltseal.server.registry.settling import SettlingTags
 from boltseal.server.registry.store_state import StoreState
+from boltseal.server.registry.tag_lists import TagLists
 from boltseal.server.registry.tag_states import TagStates
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.uploads import UploadManager
@@ -58,6 +60,8 @@ class Registry:
     tag_states: TagStates
     store_state: StoreState
     host_reports: HostReports
+    tag_lists: TagLists
+    search: Search
     rules: RuleSet
 
 
@@ -103,5 +107,7 @@ def build_registry(
         tag_states=TagStates(database),
         store_state=StoreState(database),
         host_reports=HostReports(database),
+        tag_lists=TagLists(database),
+        search=Search(database),
         rules=rules,
     )

@@ -35,7 +35,7 @@ from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import EMPTY_ROOT, inclusion_path, leaf_hash, prove
-from boltseal.ledger.note import SigningKey, format_note, parse_note_unverified
+from boltseal.ledger.note import SigningKey, VerifierKey, format_note, parse_note_unverified
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
@@ -195,6 +195,11 @@ class Integrator:
         """Let the log take no entries, in every process of the store and after a restart. Raises: Unavailable."""
         if self._doubts.reason() is None:
             self._doubts.put(about, reason)
+
+    def verifier(self) -> VerifierKey | None:
+        """Return the public key that signs now, None before the log has one. Reads a file."""
+        key = self._keys.key()
+        return None if key is None else key.verifier
 
     def integrate(self) -> Checkpoint | None:
         """Add and sign every committed entry. Return the head, None where there is no key yet.

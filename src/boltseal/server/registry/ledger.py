@@ -7,14 +7,15 @@ exception: it includes them, because the registry already resolves the tag by th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar, Final
 
 import msgspec
 
 from boltseal.errors import ErrorCode, NotFound, TooLarge
-from boltseal.ledger.entry import Entry, EntryKind, IndexedLine, parse
+from boltseal.ledger.entry import CHANGES, Entry, EntryKind, IndexedLine, parse
 from boltseal.ledger.merkle import inclusion_path, prove
 from boltseal.ledger.tag_proof import KINDS, KINDS_OBSERVED, ShownEntry, seals
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, Tiles, encode_bundle, needed
@@ -42,6 +43,10 @@ _OBSERVED_EVENTS: Final[Mapping[str, str]] = {EntryKind.OBSERVED: CREATED, Entry
 
 MAX_READ: Final = 200_000
 """How many entries one request about tags may make the registry read."""
+
+
+LOOKED_BACK: Final = 500
+"""Entries among which the newest changes of all repositories are sought."""
 
 
 class NotInLedger(NotFound):
@@ -222,6 +227,15 @@ class Ledger:
                 newest_first=True,
             )
             return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)
+
+        return await self._database.read(query)
+
+    async def newest_changes(self, may_read: Callable[[str], bool], n: int) -> list[IndexedLine]:
+        """Return the newest `n` signed changes of tags in repositories that the caller may read, among the last `LOOKED_BACK`."""
+
+        def query(snapshot: Snapshot) -> list[IndexedLine]:
+            lines = ledger_store.newest_lines(snapshot, self._head(snapshot).size, LOOKED_BACK, sorted(CHANGES))
+            return list(islice((row for row in lines if may_read(parse(row.line).repository)), n))
 
         return await self._database.read(query)
 

@@ -186,6 +186,14 @@ class Observations:
         following = (found[-1].repository, found[-1].tag) if len(found) == n else None
         return HeldPage(tuple(each for each in tags if each.known.held is not None), following)
 
+    async def tags_of(self, repository: Repository, after: str, n: int) -> tuple[list[tuple[str, ObservedTag]], bool]:
+        """Return at most `n` tags of an upstream's repository after a name, and whether others follow."""
+        found = await self._database.read(
+            lambda snapshot: foreign_tags.tags_after(snapshot, (repository, after), n + 1)
+        )
+        tags = [(tag, _observed(row)) for name, tag, row in found if name == repository]
+        return tags[:n], len(tags) > n
+
 
 def note(
     tx: UnitOfWork,

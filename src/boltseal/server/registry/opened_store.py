@@ -13,7 +13,8 @@ from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.bucket_owner import BucketOwner
 from boltseal.server.storage.ledger_doubts import LedgerDoubts
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata.protocol import Log, Metadata
+from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Log, Metadata
 from boltseal.server.storage.object_tiles import ObjectTiles
 
 
@@ -55,6 +56,14 @@ class OpenStore:
             return self.keys.key() is None
         except Unavailable:  # the key can't be read: the folder is there, and with it the users' file if there is one
             return not self.keys.folder.is_dir()
+
+    def verifier_key(self, log: Log) -> str:
+        """Return the public key that signs a log now, "" if there is none or it cannot be read. Reads a file."""
+        try:
+            key = (self.observing if log == OBSERVATIONS else self.integrator).verifier()
+        except LedgerKeyUnreadable:
+            return ""
+        return "" if key is None else str(key)
 
     def close(self) -> None:
         """Finish pending writes and close everything. Idempotent."""

@@ -1,5 +1,6 @@
 """The pages below `/ui/`: login, account, logout. A table of routes; each page is a function of the request.
 
+    GET  /ui/ and others        what the registry has (`server.web.pages`)
     GET  /ui/login              the form, and a link to the identity provider if there is one
     POST /ui/login              a login with the password
     GET  /ui/login/provider     begins a login at the identity provider (`server.auth.person_logins`)
@@ -7,6 +8,8 @@
     GET  /ui/account            who is logged in, groups, sessions
     POST /ui/logout             ends this session
     POST /ui/logout-everywhere  ends all sessions of this user, at every server
+    GET  /ui/static/...         scripts and styles; /ui/verify.html: a page to keep (`server.web.static_files`)
+    GET  /ui/ledger/...         the ledger, for the scripts (`server.web.page_ledger`)
 
 A session is a login for pages alone: `/v2/` and `/api/v1/` ignore cookies, which browsers send with requests that pages of
 other servers make. Their clients send an Authorization header, which no such page can. The rules of logins are in `server.auth`.
@@ -19,12 +22,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from boltseal.errors import BoltsealError, TooMany, Unauthenticated
+from boltseal.errors import BoltsealError, Denied, TooMany, Unauthenticated
 from boltseal.ledger.entry import format_time
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown, error_headers
-from boltseal.server.api.http_application import HttpApplication
+from boltseal.server.api.http_application import READS, HttpApplication
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.api_token_text import looks_like_token
@@ -39,8 +42,13 @@ from boltseal.server.auth.page_sessions import (
 )
 from boltseal.server.auth.person_logins import PersonLogins, ProviderAnswer, StateInvalid
 from boltseal.server.web.cookies import LOGIN, SESSION, Cookies
-from boltseal.server.web.form_requests import HOME, read_form, return_address
-from boltseal.server.web.rendering import Templates, redirect, stylesheet
+from boltseal.server.web.form_requests import ACCOUNT, read_form, return_address
+from boltseal.server.web.formats import address
+from boltseal.server.web.page_ledger import LEDGER_PREFIX, PageLedger
+from boltseal.server.web.pages import NAVIGATION, PAGES
+from boltseal.server.web.pages.context import PageContext, RegistryPage, Viewer
+from boltseal.server.web.rendering import redirect, stylesheet
+from boltseal.server.web.static_files import STATIC_PREFIX, VERIFY_PATH, StaticFiles
 
 PREFIX: Final = "/ui/"
 LOGIN_PATH: Final = "/ui/login"
@@ -72,26 +80,33 @@ class Pages(HttpApplication):
         auth: RequestAuth,
         sessions: PageSessions,
         address: PageAddress,
+        contents: PageContext,
+        ledger: PageLedger,
         person_logins: PersonLogins | None = None,
     ) -> None:
         super().__init__(observer)
+        self._contents = contents
+        self._ledger = ledger
+        self._static = StaticFiles()
         self._auth = auth
         self._access = auth.access
         self._sessions = sessions
         self._address = address
         self._person_logins = person_logins
         self._cookies = Cookies(address.encrypted)
-        self._templates = Templates()
+        self._templates = contents.templates
+        self._templates.share(navigation=NAVIGATION, static=self._static.address)
         self._routes: Mapping[str, Mapping[str, Page]] = {
-            PREFIX: {"GET": self._home},
             LOGIN_PATH: {"GET": self._login_form, "POST": self._login},
             PROVIDER_PATH: {"GET": self._begin_at_provider},
             CALLBACK_PATH: {"GET": self._back_from_provider},
-            HOME: {"GET": self._account},
+            ACCOUNT: {"GET": self._account},
             "/ui/logout": {"POST": self._logout},
             "/ui/logout-everywhere": {"POST": self._logout_everywhere},
             "/ui/static/pages.css": {"GET": self._stylesheet},
+            VERIFY_PATH: {"GET": self._verify_page},
         }
+        self._folders: Mapping[str, Page] = {LEDGER_PREFIX: self._ledger_part, STATIC_PREFIX: self._static_file}
 
     async def _respond(self, request: Request) -> Response:
         if self._access.stale:
@@ -102,9 +117,18 @@ class Pages(HttpApplication):
         if not required:
             self._auth.refuse_other_hosts(request)
         path: str = request.scope["path"]
+        content = PAGES.get(path)
+        if content is not None:
+            request.route = path
+            if request.method not in READS:
+                raise MethodNotAllowed("method not allowed; use GET", "GET, HEAD")
+            return await self._content(request, content)
         methods = self._routes.get(path)
         if methods is None:
-            raise RouteUnknown("there is no such page")
+            folder = next((prefix for prefix in self._folders if path.startswith(prefix)), None)
+            if folder is None:
+                raise RouteUnknown("there is no such page")
+            methods, path = {"GET": self._folders[folder]}, folder
         request.route = path
         page = methods.get("GET" if request.method == "HEAD" else request.method)
         if page is None:
@@ -119,9 +143,9 @@ class Pages(HttpApplication):
         """Return the page of an error; for lack of a login the way to the form."""
         response = super()._refusal(request, error)
         if isinstance(error, LoginNeeded) and request.method in ("GET", "HEAD"):
-            return redirect(LOGIN_PATH)
+            return redirect(address(LOGIN_PATH, return_to=self._page_to_return_to(request)))
         heading = HTTPStatus(response.status).phrase
-        link = "" if response.status in (404, 405) else LOGIN_PATH
+        link = LOGIN_PATH if response.status == 401 else ""
         extra = error_headers(error)
         return self._templates.page(
             "message",
@@ -129,15 +153,44 @@ class Pages(HttpApplication):
             extra=extra,
             heading=heading,
             message=error.message,
-            link=link,
-            link_text="Log in",
+            link=link or PREFIX,
+            link_text="Log in" if link else "Overview",
         )
 
-    async def _home(self, _: Request) -> Response:
-        return redirect(HOME)
+    def _page_to_return_to(self, request: Request) -> str:
+        """Return the address of the page that was asked for, to come back to after a login; the login checks it."""
+        path: str = request.scope["path"]
+        query = request.scope["query_string"].decode("latin-1")
+        if path not in PAGES:
+            return ""
+        return f"{path}?{query}" if query else path
+
+    async def _content(self, request: Request, page: RegistryPage) -> Response:
+        """Return a page of the registry for the person of the session, or for an anonymous caller."""
+        session = await self._session(request)
+        try:
+            return await page(self._contents, request, self._viewer(request, session))
+        except LoginNeeded as error:
+            if session is None and self._access.required():
+                raise
+            raise Denied(error.message) from error  # a login would not help
+
+    def _viewer(self, request: Request, session: PageSession | None) -> Viewer:
+        user = "" if session is None else session.owner
+        return Viewer(user, self._access.is_operator(request.caller), self._access.required())
 
     async def _stylesheet(self, _: Request) -> Response:
         return stylesheet()
+
+    async def _static_file(self, request: Request) -> Response:
+        return self._static.file(request.scope["path"])
+
+    async def _verify_page(self, _: Request) -> Response:
+        return self._static.verify_page()
+
+    async def _ledger_part(self, request: Request) -> Response:
+        await self._session(request)
+        return await self._ledger.respond(request)
 
     async def _session(self, request: Request) -> PageSession | None:
         """Return the session of a request, and set its caller; None without a valid one. Raises: Unavailable, UsersInvalid."""
@@ -245,7 +298,9 @@ class Pages(HttpApplication):
         session = await self._session(request)
         if session is None and not self._access.required():
             message = "This registry has no users: every client may pull and push, and no user is logged in."
-            return self._templates.page("message", heading="Account", message=message, link="", link_text="")
+            return self._templates.page(
+                "message", heading="Account", message=message, link=PREFIX, link_text="Overview"
+            )
         if session is None:
             raise LoginNeeded("this page needs a login")
         rows = await self._sessions.of_owner(session.owner)
@@ -261,6 +316,8 @@ class Pages(HttpApplication):
         ]
         return self._templates.page(
             "account",
+            viewer=self._viewer(request, session),
+            now_us=self._contents.registry.tag_states.now_us,
             user=session.owner,
             person=self._access.users().people.get(session.owner),
             sessions=shown,

@@ -18,7 +18,8 @@ from boltseal.server.auth.page_sessions import is_form_token
 
 MAX_FORM_BYTES: Final = 16 * 1024
 FORM_TOKEN: Final = "form_token"  # noqa: S105 - a name, no secret
-HOME: Final = "/ui/account"
+HOME: Final = "/ui/"
+ACCOUNT: Final = "/ui/account"
 MAX_RETURN: Final = 512
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 # Below /ui/, so neither `//host` nor `/\host` nor `https:` is possible. The rest is what paths and queries of ours have.

@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from boltseal.ledger.entry import format_time
 from boltseal.server.api import responses
 from boltseal.server.api.responses import Headers, Response
+from boltseal.server.web import formats
 
 HTML: Final = "text/html; charset=utf-8"
 CSS: Final = "text/css; charset=utf-8"
@@ -33,8 +35,25 @@ class Templates:
 
     def __init__(self) -> None:
         self._environment = Environment(
-            loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, auto_reload=False
+            loader=FileSystemLoader(FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
+            auto_reload=False,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
+        self._environment.globals["address"] = formats.address
+        self._environment.filters |= {
+            "time": format_time,
+            "size": formats.size_text,
+            "second": formats.second_of,
+            "relative": formats.relative,
+            "short": formats.short_digest,
+        }
+
+    def share(self, **values: Any) -> None:
+        """Give all pages these values."""
+        self._environment.globals |= values
 
     def page(self, name: str, *, status: int = 200, extra: Headers = (), **values: Any) -> Response:
         """Return a page. `extra`: further headers, such as cookies."""

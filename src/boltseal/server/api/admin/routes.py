@@ -8,7 +8,7 @@ takes a JSON body; both are parsed once, into the type that the route names. An 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -116,7 +116,7 @@ class Route:
         given = {name: request.query.value(name) for name in request.query.names()}
         _refuse_secrets(given)
         if self.takes_query:
-            return self._convert(given)
+            return self.convert(given)
         if given:
             raise RequestInvalid(f"{self.path} takes no query, got {quote(next(iter(given)))}; send the fields as JSON")
         body = await json_body(request, self.max_body_bytes)
@@ -125,7 +125,8 @@ class Route:
         except ValueError as error:
             raise RequestInvalid(f"cannot read the request: {error}") from error
 
-    def _convert(self, given: dict[str, str | None]) -> Any:
+    def convert(self, given: Mapping[str, object]) -> Any:
+        """Return these values of a query as `takes`. Raises: RequestInvalid."""
         known = [field.encode_name for field in msgspec.structs.fields(self.takes)]
         for name in given:
             if name not in known:

@@ -151,6 +151,15 @@ def lines(
         start_index = rows[-1][0] + 1
 
 
+def newest_lines(snapshot: Snapshot, before: int, limit: int, kinds: Collection[str]) -> list[IndexedLine]:
+    """Return those of the `limit` entries of the ledger before an index that have one of these kinds, the newest first."""
+    entry = TABLES[LEDGER].entry
+    query = select(entry.c.idx, entry.c.line).where(
+        entry.c.idx < before, entry.c.idx >= before - limit, entry.c.kind.in_(kinds)
+    )
+    return [IndexedLine(*row) for row in snapshot.sql.connection.execute(query.order_by(entry.c.idx.desc()))]
+
+
 def entries_of(
     snapshot: Snapshot,
     repository: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import ScalarSelect, Table, or_, select
+from sqlalchemy import ScalarSelect, Select, Table, or_, select
 
 from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import IS_SETTLING, blob, manifest, repository, tag
@@ -39,9 +39,14 @@ def settling_names(snapshot: Snapshot, name: str, names: Sequence[str]) -> list[
 
 def repository_names(snapshot: Snapshot, after: str, limit: int | None) -> list[str]:
     """Return at most `limit` repositories after `after` that have a manifest or a blob, sorted by bytes."""
-    holds = or_(*(_first_digest(held).is_not(None) for held in (manifest, blob)))
-    query = select(repository.c.name).where(repository.c.name > after, holds).order_by(repository.c.name)
+    query = with_content().where(repository.c.name > after).order_by(repository.c.name)
     return list(snapshot.sql.connection.execute(query.limit(limit)).scalars())
+
+
+def with_content() -> Select[str]:
+    """Return the query of the names of repositories that have a manifest or a blob."""
+    holds = or_(*(_first_digest(held).is_not(None) for held in (manifest, blob)))
+    return select(repository.c.name).where(holds)
 
 
 def _first_digest(held: Table) -> ScalarSelect[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from sqlalchemy import select, tuple_
 
+from boltseal.server.storage.batches import IN_AT_ONCE, batches
 from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import repository, tag
 from boltseal.server.storage.metadata.tag_row import TagRow, parse_row
@@ -45,6 +47,16 @@ def tags_of(snapshot: Snapshot, name: str, after: str, limit: int, *, deleted: b
         query = query.where(tag.c.digest.is_not(None))
     rows = snapshot.sql.connection.execute(query.order_by(tag.c.name).limit(limit))
     return [StoredTag(found, name, row[0], _parse(row[1:])) for row in rows]
+
+
+def rows_of(snapshot: Snapshot, name: str, repository_id: int, names: Collection[str]) -> list[StoredTag]:
+    """Return these tags of a repository, as far as they exist. `name`: of the repository."""
+    query = select(tag.c.name, *_COLUMNS).where(tag.c.repository_id == repository_id)
+    return [
+        StoredTag(repository_id, name, row[0], _parse(row[1:]))
+        for some in batches(names, IN_AT_ONCE)
+        for row in snapshot.sql.connection.execute(query.where(tag.c.name.in_(some)))
+    ]
 
 
 def tags_after(snapshot: Snapshot, after: tuple[int, str], limit: int) -> list[StoredTag]:

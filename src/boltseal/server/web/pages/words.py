@@ -1,0 +1,37 @@
+"""The words of pages for values of the ledger and of refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from boltseal.ledger.entry import EntryKind
+
+EVENTS: Final[Mapping[EntryKind, str]] = {
+    EntryKind.TAG_CREATED: "created",
+    EntryKind.TAG_MOVED: "moved",
+    EntryKind.TAG_DELETED: "deleted",
+    EntryKind.TAG_SEALED: "sealed",
+    EntryKind.TAG_UNSEALED: "protection lifted",
+    EntryKind.TAG_RESTORED: "restored",
+    EntryKind.TAG_PURGED: "purged",
+    EntryKind.TAG_EXPIRED: "expired",
+    EntryKind.OBSERVED: "observed upstream",
+    EntryKind.HELD: "held back",
+    EntryKind.ACCEPTED: "accepted",
+    EntryKind.BUILT: "built",
+    EntryKind.REBUILD_REQUESTED: "rebuild requested",
+    EntryKind.RELEASED: "released",
+}
+"""Ledger entries in the words of pages."""
+
+REASONS: Final[Mapping[str, str]] = {
+    "sealed": "the tag is sealed",
+    "tombstone": "the sealed tag was deleted",
+    "not-extended": "the tag may only gain content",
+    "protected": "a sealed tag protects it",
+    "quota": "no space is left for this user",
+    "held": "the upstream's change is held back",
+    "precondition": "a condition of the request does not hold",
+}
+"""Reasons of refusals in words; others are shown as they are."""

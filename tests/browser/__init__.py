@@ -1,0 +1,1 @@
+"""Tests of pages and of the scripts in them, in a real browser."""
