@@ -354,6 +354,10 @@ def test_a_quota_of_secrets(saved: Saved, command: str) -> None:
     assert state(shop) == DONE[command]
 
 
+def _noted(runs: list[program.Run], call: Callable[[], program.Run], _asked: str) -> None:
+    runs.append(call())
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_another_person_at_a_write(saved: Saved, command: str, tmp_path: Path) -> None:
     """While one person's command runs, the other command of another person is refused; both begun at once leave one state."""
@@ -365,7 +369,7 @@ def test_another_person_at_a_write(saved: Saved, command: str, tmp_path: Path) -
         saved.restore()
         refused: list[program.Run] = []
         call = partial(program.run, *theirs, environment=other, cwd=shop.folder)
-        with at_request(shop, number, is_write, lambda _, refused=refused, call=call: refused.append(call())):
+        with at_request(shop, number, is_write, partial(_noted, refused, call)):
             done = shop.run(*mine)
         assert (done.code, refused[0].code) == (0, 3), (done.err, refused[0].err)
         assert "is being deployed" in refused[0].err

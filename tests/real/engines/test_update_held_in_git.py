@@ -70,5 +70,7 @@ def test_update_in_a_clone_leaves_what_a_rollback_took_back(
 
     assert [each["web"] for each in (first, second, third, kept)] == ["edge 1", "edge 2", "edge 1", "edge 1"]
     assert held.code == 0, held.err
-    assert [(each["status"], "boltseal.holds" in each["reason"]) for each in held.json["results"]] == [("nothing", True)]
+    assert [(each["status"], "boltseal.holds" in each["reason"]) for each in held.json["results"]] == [
+        ("nothing", True)
+    ]
     assert (taken.code, clone.words()) == (0, {"web": "edge 2"}), taken.err
