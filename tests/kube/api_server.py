@@ -241,6 +241,7 @@ class ApiServer:
         key = (*where, document["metadata"]["name"])
         if key in self.objects:
             raise Refused(409, "AlreadyExists", f'{plural} "{key[3]}" already exists')
+        self._check_quotas(key, plural)
         document["metadata"]["managedFields"] = [
             _entry(query.get("fieldManager", "unknown"), "Update", key[0], _paths(document))
         ]
@@ -274,6 +275,8 @@ class ApiServer:
         manager = query["fieldManager"]
         self._validate(key, applied)
         live = copy.deepcopy(self.objects.get(key))
+        if live is None:
+            self._check_quotas(key, next(each[0] for each in self.kinds()[key[0]] if each[1] == key[1]))
         entries = [] if live is None else _entries(live)
         paths = _paths(applied)
         others = [each for each in entries if (each["manager"], each["operation"]) != (manager, "Apply")]
@@ -328,6 +331,16 @@ class ApiServer:
             raise Refused(
                 422, "Invalid", f'Job.batch "{key[3]}" is invalid: spec.template: Invalid value: field is immutable'
             )
+
+    def _check_quotas(self, key: tuple[str, str, str, str], plural: str) -> None:
+        """Refuse a new object of which a ResourceQuota has enough. A dry run counts nothing, so each object is checked alone."""
+        counted = f"count/{plural}"
+        used = sum(each[1:3] == key[1:3] for each in self.objects)
+        for each, document in self.objects.items():
+            hard = (document.get("spec") or {}).get("hard", {}) if each[1:3] == ("ResourceQuota", key[2]) else {}
+            if counted in hard and used >= int(hard[counted]):
+                text = f'{plural} "{key[3]}" is forbidden: exceeded quota: {each[3]}, requested: {counted}=1, used: {counted}={used}'
+                raise Refused(403, "Forbidden", f"{text}, limited: {counted}={hard[counted]}")
 
     def _deleted(self, key: tuple[str, str, str, str], options: Document, plural: str) -> Document:
         live = self._existing(key, plural)

@@ -261,6 +261,37 @@ def test_another_content_of_a_known_release_is_not_taken_from_the_cluster(shop: 
     assert shop.running() == "2.0"
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "message"),
+    [
+        ("boltseal.shop.9", 2, 'has release 2 of "shop" (expected release 9 of "shop")'),
+        ("boltseal.shop.02", 2, 'has release 2 of "shop" (expected no release)'),
+        ("boltseal.shop.9", None, "Secret boltseal.shop.9 in prod/shop: "),
+    ],
+)
+def test_a_secret_that_is_not_the_release_of_its_name_is_refused(
+    shop: KubeShop, name: str, number: int | None, message: str
+) -> None:
+    """A renamed or emptied copy of a release is neither left out nor taken; a rollback could go back to another release."""
+    shop.write("1.0")
+    assert shop.deploy().code == 0
+    shop.write("2.0")
+    assert shop.deploy().code == 0
+    secret = shop.api.get("Secret", f"boltseal.shop.{number or 2}")
+    assert secret is not None
+    data = secret["data"] if number else {}
+    shop.api.put(
+        "v1", "Secret", "shop", name, {**secret, "data": data, "metadata": {"labels": secret["metadata"]["labels"]}}
+    )
+    listed = shop.run("release", "ls", "--kube", "prod", "-p", "shop")
+    back = shop.run("rollback", "--kube", "prod", "-p", "shop")
+
+    assert (listed.code, back.code) == (3, 3)
+    assert message in listed.err
+    assert message in back.err
+    assert shop.running() == "2.0"
+
+
 @pytest.mark.parametrize("metadata", [{"uid": {}}, {}])
 def test_an_object_without_a_valid_uid_does_not_count_as_deleted(shop: KubeShop, metadata: dict[str, object]) -> None:
     """A malformed answer about an object that is to be removed is "not removed", with the reason; the next release removes it."""

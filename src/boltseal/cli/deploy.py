@@ -180,8 +180,11 @@ def deploy(
             raise Invalid("--namespace needs --kube, --dry-run needs --kube or --quadlet")
         if targets.several:
             files = partial(project_files, file, project, project_directory, profile, env_file)
-            run = HostsCommand(targets, project, files, allow or [], resumed=resume_release, anyway=anyway)
-            deploy_hosts(output, options, run, refused=(services, update, build, report))
+            reporting = ReportOptions(report, report_as)
+            run = HostsCommand(
+                targets, project, files, services or [], allow or [], reporting, resumed=resume_release, anyway=anyway
+            )
+            deploy_hosts(output, options, run, refused=(update, build))
             return
         targets.check_one()
         target = release_report_target(options, ReportOptions(report, report_as))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.release_output import print_release
+from boltseal.cli.report_options import shown_report
 from boltseal.cli.table import print_table
 from boltseal.cli.target_options import Targets
 from boltseal.commands.deploy import DeployOptions, notify_release
+from boltseal.commands.deploy_report import host_report_targets, report_release
+from boltseal.commands.host_checks import HostsProject
+from boltseal.commands.host_reports import ReportOptions, ReportTarget
 from boltseal.commands.host_runs import (
     HostEnd,
     HostResult,
@@ -30,12 +35,17 @@ _GOOD = (HostEnd.RUNS, HostEnd.UNCHANGED)
 
 @dataclass(frozen=True, slots=True)
 class HostsCommand:
-    """A deploy to several hosts. `files`: finds the project's; `allow`: see `open_deployable`; `resumed`: continue an unfinished run."""
+    """A deploy to several hosts. `files`: finds the project's; `services`, `allow`: see `HostsProject`.
+
+    `reporting`: where the release of each host is reported. `resumed`: continue an unfinished run.
+    """
 
     targets: Targets
     project: str | None
     files: Callable[[], ProjectFiles]
+    services: Sequence[str]
     allow: Sequence[str]
+    reporting: ReportOptions
     resumed: bool
     anyway: bool
 
@@ -47,19 +57,23 @@ def deploy_hosts(
     targets = command.targets
     if any(refused):
         raise Invalid(
-            "SERVICE, --update, --build and --report can't be combined with several hosts: lock and build first, by "
-            "`boltseal lock --update` and `boltseal build`"
+            "--update and --build can't be combined with several hosts: lock first, by `boltseal lock --update`, and build and push "
+            "first, by `boltseal publish`, since an image that one host builds is not on the others"
         )
     if command.resumed:
         if targets.canary or targets.parallel:
             raise Invalid("--resume continues a recorded run; it takes no --canary or --parallel")
         project = project_name(command.project, options.client)
-        print_hosts(output, options, resume_on_hosts(targets.request(options), project))
+        request = targets.request(options)
+        reports = host_report_targets(options, command.reporting, request.hosts)
+        print_hosts(output, options, resume_on_hosts(request, project), reports)
         return
     named = command.files()
     undo_interrupted_update(options.client, project_folder(named))
-    done = deploy_to_hosts(targets.request(options), named, command.allow, anyway=command.anyway)
-    print_hosts(output, options, done)
+    request = targets.request(options)
+    reports = host_report_targets(options, command.reporting, request.hosts)
+    wanted = HostsProject(named, tuple(command.services), tuple(command.allow), command.anyway)
+    print_hosts(output, options, deploy_to_hosts(request, wanted), reports)
 
 
 def rollback_hosts(
@@ -67,22 +81,27 @@ def rollback_hosts(
     options: DeployOptions,
     targets: Targets,
     project: str,
+    reporting: ReportOptions,
     *,
     refused: Sequence[object],
 ) -> None:
-    """Roll back on several hosts. `refused`: values of options that do not apply to several."""
+    """Roll back on several hosts. `reporting`: as of a deploy; `refused`: values of options that do not apply to several."""
     if any(refused):
         raise Invalid(
-            "NUMBER, --restore-files and --report can't be combined with several hosts: each host has release numbers of its "
-            "own; name one host"
+            "NUMBER and --restore-files can't be combined with several hosts: each host has release numbers of its own; name one "
+            "host"
         )
-    print_hosts(output, options, roll_back_hosts(targets.request(options), project))
+    request = targets.request(options)
+    reports = host_report_targets(options, reporting, request.hosts)
+    print_hosts(output, options, roll_back_hosts(request, project), reports)
 
 
-def print_hosts(output: CommandOutput, options: DeployOptions, found: HostsResult) -> None:
-    """Print the result of each host, and set the outcome."""
+def print_hosts(
+    output: CommandOutput, options: DeployOptions, found: HostsResult, reports: Mapping[str, ReportTarget]
+) -> None:
+    """Print the result of each host, send its report, and set the outcome. `reports`: where to, by host."""
     for each in found.hosts:
-        _add(output, options, each)
+        _add(output, options, each, reports.get(each.host))
     output.outcome = found.outcome
     if not output.as_json:
         print_table(("HOST", "RUN", "RELEASE", "REASON"), [_row(each) for each in found.hosts], whole=("HOST", "RUN"))
@@ -92,9 +111,9 @@ def print_hosts(output: CommandOutput, options: DeployOptions, found: HostsResul
         say(clean(f"boltseal: to continue, when the hosts can be reached: `{found.command}`"))
 
 
-def _add(output: CommandOutput, options: DeployOptions, result: HostResult) -> None:
-    """Add the rows of one host for `--json`, and show why its own release failed."""
-    begin = len(output.results)
+def _add(output: CommandOutput, options: DeployOptions, result: HostResult, target: ReportTarget | None) -> None:
+    """Add the rows of one host for `--json`, and show why its own release failed. `target`: where it is reported."""
+    begin, report = len(output.results), dict[str, Any]()
     for done in (result.done, result.back):
         if done is None:
             continue
@@ -102,10 +121,14 @@ def _add(output: CommandOutput, options: DeployOptions, result: HostResult) -> N
             output.print(clean(f"{result.host}:"))
             print_release(output, done)
         notify_release(done, result.host, options.client)
+        if target is not None:
+            report = {"report": shown_report(report_release(options, target, done.release))}
     if result.error is not None:
         output.could_not_check(result.error)
     output.results[begin:] = [{**row, "host": result.host} for row in output.results[begin:]]
-    output.add(ref=result.host, status=str(result.end), reason=result.reason, host=result.host, runs=result.runs)
+    output.add(
+        ref=result.host, status=str(result.end), reason=result.reason, host=result.host, runs=result.runs, **report
+    )
 
 
 def _row(result: HostResult) -> tuple[str, ...]:

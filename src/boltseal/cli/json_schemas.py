@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
-from boltseal.cli.json_envelope import OptionalDigest, OptionalTime
+from boltseal.cli.json_envelope import OptionalDigest, OptionalTime, SentReportRow
 from boltseal.oci.jsontext import DigestText, TimeText
 from boltseal.policy.refusals import DetailDocument
 
@@ -41,6 +41,7 @@ _RELEASE: Final[_Row] = _FINDING | {
     "host?": str,
     "runs?": int | None,
     "diff?": list[str],
+    "report?": SentReportRow,
 }
 _LISTED_RELEASE: Final[_Row] = _FINDING | {
     "runs": bool,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,8 +47,13 @@ ReportEveryOption = Annotated[
 
 def show_report(output: CommandOutput, sent: SentReport) -> None:
     """Say whether a report was sent. It changes neither the outcome nor the exit code of the command."""
+    output.report = shown_report(sent)
+
+
+def shown_report(sent: SentReport) -> dict[str, Any]:
+    """Say whether a report was sent, and return that for `--json`."""
     target, error = sent.target, sent.error
-    output.report = {
+    shown = {
         "registry": target.registry,
         "host": target.host,
         "received": sent.received,
@@ -57,9 +62,10 @@ def show_report(output: CommandOutput, sent: SentReport) -> None:
     }
     if error is not None:
         say(f"boltseal: not reported to {target.registry} as host {target.host}: {clean(operators_message(error))}")
-        return
+        return shown
     say(f"reported to {target.registry} as host {target.host}")
     if sent.left_out:
         say(
             f"boltseal: {counted(sent.left_out, 'image')} did not fit into the report; the registry does not know that they run here"
         )
+    return shown

@@ -147,8 +147,9 @@ def rollback(
         if namespace:
             raise Invalid("--namespace needs --kube")
         if targets.several:
-            others = (number is not None, files, report)
-            rollback_hosts(output, options, targets, project_name(project, options.client), refused=others)
+            reporting = ReportOptions(report, report_as)
+            name = project_name(project, options.client)
+            rollback_hosts(output, options, targets, name, reporting, refused=(number is not None, files))
             return
         targets.check_one()
         target = release_report_target(options, ReportOptions(report, report_as))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
@@ -37,6 +38,12 @@ from boltseal.errors import BoltsealError, Invalid, Precondition
 from boltseal.lockfile.document import LOCK_NAME, Lock
 from boltseal.project.lock_file import read_lock_file
 from boltseal.project.resolve import not_allowed
+
+_LACKING: Final = "systemd does not run here, or does not answer (`systemctl is-system-running`)"
+_LACKING_USER: Final = (
+    "systemd of this user does not run, or does not answer (`systemctl --user is-system-running`); `loginctl enable-linger` starts it "
+    "without a login, and a shell of sudo or su needs XDG_RUNTIME_DIR"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +198,8 @@ async def _deployer(
     systemd = Systemd(folders.user, environment) if request.start else None
     if systemd is not None and not systemd.runs():
         raise SystemdFailed(
-            "systemd does not run here, or does not answer (`systemctl is-system-running`); nothing was changed; with --no-start "
-            "the drop-in files are written and checked by Podman's generator, and nothing is started"
+            f"{_LACKING_USER if folders.user else _LACKING}; nothing was changed; with --no-start the drop-in files are written and "
+            "checked by Podman's generator, and nothing is started"
         )
     last = last_good(folder.all())
     units = Path(last.unit_folder) if last is not None and last.unit_folder else folders.written

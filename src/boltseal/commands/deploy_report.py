@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from boltseal.commands.deploy import DeployOptions
@@ -19,12 +20,56 @@ from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.errors import Invalid
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
-from boltseal.policy.host_report import ReportCounts, ReportedImage, ReportedRelease, ReportKind, ReportOutcome
+from boltseal.policy.host_report import (
+    ReportCounts,
+    ReportedImage,
+    ReportedRelease,
+    ReportKind,
+    ReportOutcome,
+    reported_name,
+)
 
 
 def release_report_target(options: DeployOptions, reporting: ReportOptions) -> ReportTarget | None:
     """Return where a release is reported, by the options or the user's settings. Raises: as `report_target`."""
     return report_target(reporting, options.client, options.client.engine_address(options.host), configured=True)
+
+
+def host_report_targets(
+    options: DeployOptions, reporting: ReportOptions, hosts: Sequence[str]
+) -> dict[str, ReportTarget]:
+    """Return where the releases of several hosts are reported, by host; empty for nowhere.
+
+    A host is reported by the name in its address, this machine by its own. Raises: Invalid: a name for all, or two hosts with one
+    name; as `report_target`.
+    """
+    if reporting.name is not None:
+        raise Invalid("--report-as names one host; several are reported by the names in their addresses")
+    client, found = options.client, dict[str, ReportTarget]()
+    for host in hosts:
+        address = client.engine_address(host)
+        name = None if address.scheme == "unix" else reported_name(address.host)
+        target = (
+            report_target(replace(reporting, name=name), client, address, configured=True)
+            if _reports(options, reporting)
+            else None
+        )
+        if target is not None:
+            found[host] = target
+    names = [each.host for each in found.values()]
+    for name in {each for each in names if names.count(each) > 1}:
+        problem = (
+            f"two hosts would be reported as {name}; name each of them by another address, or deploy without --report"
+        )
+        if reporting.to is not None:
+            raise Invalid(problem)
+        client.notice(f"boltseal: not reported: {problem}")  # a setting does not refuse what the command is for
+        return {}
+    return found
+
+
+def _reports(options: DeployOptions, reporting: ReportOptions) -> bool:
+    return reporting.to is not None or options.client.settings.report is not None
 
 
 def report_release(options: DeployOptions, target: ReportTarget, release: Release) -> SentReport:

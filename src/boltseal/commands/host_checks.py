@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -27,12 +27,14 @@ class CheckedHost:
     """A host that a run can begin on.
 
     `mark`: the number of its newest release; `project`: what is deployed; `to`: the release that a rollback deploys again.
+    `continued`: the run left a release unfinished there that starts only some services, so that it is resumed.
     """
 
     host: str
     mark: int
     project: DeployableProject | None = None
     to: int | None = None
+    continued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +57,36 @@ def options_for(options: DeployOptions, host: str) -> DeployOptions:
     return replace(options, host=host, registries=there)
 
 
+@dataclass(frozen=True, slots=True)
+class HostsProject:
+    """A project that is deployed to several hosts. `services`: to which it is restricted, empty for all; `allow`: see `open_deployable`."""
+
+    named: ProjectFiles
+    services: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    anyway: bool = False
+
+
 def check_deploy(
-    options: DeployOptions, hosts: Sequence[str], named: ProjectFiles, allow: Sequence[str], *, anyway: bool
+    options: DeployOptions, hosts: Sequence[str], wanted: HostsProject, begun: Mapping[str, int] | None = None
 ) -> CheckedHosts:
-    """Check the hosts of a deploy. Raises: Invalid: two hosts are one engine; the error of all hosts, if it is the same."""
+    """Check the hosts of a deploy. `begun`: of a run that is continued, the mark of each host.
+
+    Raises: Invalid: two hosts are one engine; the error of all hosts, if it is the same.
+    """
 
     def check(host: str) -> CheckedHost:
-        project = open_deployable(options_for(options, host), named, (), allow)
+        project = open_deployable(options_for(options, host), wanted.named, wanted.services, wanted.allow)
         with project.folder.deploying():
             releases = project.folder.all()
             check_kind(releases, project.folder.project, units=False)
-            if not anyway:
+            if not wanted.anyway:
                 project.check_files()
-            project.check()
-        return CheckedHost(host, newest_number(releases), project)
+            unfinished = [each.number for each in releases if each.unfinished]
+            own = bool(begun and wanted.services and unfinished and unfinished[-1] > begun[host])
+            if not own:
+                project.check()
+        return CheckedHost(host, newest_number(releases), project, continued=own)
 
     return _checked(options, hosts, check)
 

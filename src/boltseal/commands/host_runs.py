@@ -22,10 +22,11 @@ from typing import Any, Final
 
 import msgspec
 
-from boltseal.commands.deploy import DeployOptions, deploy_project, roll_back
+from boltseal.commands.deploy import DeployOptions, deploy_project, resume, roll_back
 from boltseal.commands.each_host import on_each
 from boltseal.commands.host_checks import (
     CheckedHosts,
+    HostsProject,
     check_deploy,
     check_reachable,
     check_rollback,
@@ -35,7 +36,6 @@ from boltseal.commands.outcome import Outcome
 from boltseal.commands.releases import release_folder
 from boltseal.commands.text import clean, counted
 from boltseal.config import operator
-from boltseal.deploy.compose_program import ProjectFiles
 from boltseal.deploy.health_wait import ProjectHealth, expected_services
 from boltseal.deploy.holds import without_hold
 from boltseal.deploy.host_run import HostRun, HostStep, way_back
@@ -128,20 +128,22 @@ class HostsRequest:
     canary_s: float = 0.0
 
 
-def deploy_to_hosts(
-    request: HostsRequest, named: ProjectFiles, allow: Sequence[str], *, anyway: bool = False
-) -> HostsResult:
+def deploy_to_hosts(request: HostsRequest, wanted: HostsProject) -> HostsResult:
     """Deploy a project to several hosts as locked. Raises: as `check_deploy`; AnotherDeploys; Invalid: of the canary."""
     _check_canary(request)
-    checked = check_deploy(request.options, request.hosts, named, allow, anyway=anyway)
+    checked = check_deploy(request.options, request.hosts, wanted)
     if checked.wrong:
         return _refused(request, "", checked)
-    opened = {each.host: each.project for each in checked.ready if each.project is not None}
-    project = opened[request.hosts[0]].folder.project
+    project = next(each.project.folder.project for each in checked.ready if each.project is not None)
     record = _new_record(request, project, checked)
-    record = msgspec.structs.replace(record, files=RecordedFiles.of(named), allow=tuple(allow), anyway=anyway)
-    run = _Run(request, project, lambda host: deploy_project(opened[host], update=False, build=False, anyway=anyway))
-    return run.begun(record)
+    record = msgspec.structs.replace(
+        record,
+        files=RecordedFiles.of(wanted.named),
+        services=wanted.services,
+        allow=wanted.allow,
+        anyway=wanted.anyway,
+    )
+    return _Run(request, project, _deploys(checked, wanted), wanted.services).begun(record)
 
 
 def roll_back_hosts(request: HostsRequest, project: str) -> HostsResult:
@@ -182,17 +184,13 @@ def resume_on_hosts(request: HostsRequest, project: str) -> HostsResult:
             checked = check_reachable(request.options, recorded, project)
             call = _rollbacks(request, record)
         else:
-            named = record.files.named()
-            checked = check_deploy(request.options, recorded, named, record.allow, anyway=record.anyway)
-            opened = {each.host: each.project for each in checked.ready if each.project is not None}
-            anyway = record.anyway
-
-            def call(host: str) -> DeployResult:
-                return deploy_project(opened[host], update=False, build=False, anyway=anyway)
-
+            wanted = HostsProject(record.files.named(), record.services, record.allow, record.anyway)
+            marks = {each.host: each.mark for each in record.hosts}
+            checked = check_deploy(request.options, recorded, wanted, marks)
+            call = _deploys(checked, wanted)
         if checked.wrong:
             return replace(_refused(request, project, checked), command=_command(request, project))
-        return _Run(request, project, call).run(file, record, resumed=True)
+        return _Run(request, project, call, record.services).run(file, record, resumed=True)
 
 
 def _check_canary(request: HostsRequest) -> None:
@@ -201,6 +199,19 @@ def _check_canary(request: HostsRequest) -> None:
             f"--canary is for the first of several hosts (got {request.canary} of {counted(len(request.hosts), 'host')}, expected "
             f"less than {len(request.hosts)})"
         )
+
+
+def _deploys(checked: CheckedHosts, wanted: HostsProject) -> Callable[[str], DeployResult]:
+    opened = {each.host: each.project for each in checked.ready if each.project is not None}
+    continued = {each.host for each in checked.ready if each.continued}
+
+    def call(host: str) -> DeployResult:
+        project = opened[host]
+        if host in continued:
+            return resume(project.options, project.folder.project)
+        return deploy_project(project, update=False, build=False, anyway=wanted.anyway)
+
+    return call
 
 
 def _rollbacks(request: HostsRequest, record: RecordedRun) -> Callable[[str], DeployResult]:
@@ -242,11 +253,12 @@ def _command(request: HostsRequest, project: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A run over several hosts. `call`: what is done on each."""
+    """A run over several hosts. `call`: what is done on each; `services`: to which it is restricted, empty for all."""
 
     request: HostsRequest
     project: str
     call: Callable[[str], DeployResult]
+    services: tuple[str, ...] = ()
 
     def begun(self, record: RecordedRun) -> HostsResult:
         """Record a new run, and run it."""
@@ -350,7 +362,7 @@ class _Run:
         try:
             async with connected(self.request.options.client.engine_address(host)) as engine:
                 health = ProjectHealth(engine, self.project, self._notice)
-                expected = expected_services(msgspec.structs.replace(release, chosen=()))
+                expected = expected_services(msgspec.structs.replace(release, chosen=self.services))
                 failing = await health.watch(expected, for_s)
         except BoltsealError as error:
             return error

@@ -70,7 +70,7 @@ class RecordedFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class RecordedRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A run. `files`: None for a rollback; `allow`: registries allowed by option; `canary_s`: how long the canary is watched.
+    """A run. `files`: None for a rollback; `services`: to which a deploy is restricted; `allow`: registries allowed by option; `canary_s`: how long the canary is watched.
 
     `back`: the run failed, and its hosts go back.
     """
@@ -81,6 +81,7 @@ class RecordedRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     started_us: int
     hosts: tuple[RecordedHost, ...]
     files: RecordedFiles | None = None
+    services: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     anyway: bool = False
     at_once: int = 1

@@ -171,13 +171,18 @@ def check_host_name(name: str) -> str:
     return name
 
 
+def reported_name(node: str) -> str:
+    """Return the name by which a host is reported that has this name elsewhere: as a node, or in an engine's address."""
+    return re.sub(r"[^a-z0-9._-]+", "-", node.lower())[:80].strip("._-") or "host"
+
+
 def default_host_name(node: str, machine_id: str) -> str:
     """Return the name of a host that has chosen none: its node name and, if it has a machine ID, eight digits made from it.
 
     Machines may have the same node name, and copies of an image of a machine often do. A machine ID is confidential
     (machine-id(5)), so it is hashed with a word of our own.
     """
-    name = re.sub(r"[^a-z0-9._-]+", "-", node.lower())[:80].strip("._-") or "host"
+    name = reported_name(node)
     if not machine_id:
         return name
     return f"{name}-{Digest.of(f'boltseal host {machine_id}'.encode()).hex[:8]}"

@@ -300,12 +300,45 @@ def test_two_names_of_one_engine_are_refused(hosts: Hosts, tmp_path: Path) -> No
 
 def test_options_for_one_host_are_refused_for_several(hosts: Hosts) -> None:
     """Options that are about one host, or need several, are usage errors."""
-    several = [hosts.deploy("web"), hosts.deploy("--build"), hosts.deploy("--canary", "2")]
+    several = [hosts.deploy("--update"), hosts.deploy("--build"), hosts.deploy("--canary", "2")]
+    named = hosts.deploy("--report", "127.0.0.1:1", "--report-as", "all")
     numbered = hosts.shop.run("rollback", "1", *hosts.words, "--project-name", hosts.shop.name)
     single = hosts.shop.run("deploy", "--host", hosts.local, "--canary", "1")
 
-    assert [each.code for each in (*several, numbered, single)] == [2] * 5
+    assert [each.code for each in (*several, named, numbered, single)] == [2] * 6
     assert hosts.shop.ids() == {}
+
+
+def test_one_service_is_deployed_to_every_host(running: Hosts) -> None:
+    """Only the named service changes, also when a killed run is continued; a canary watches that service."""
+    service = {"image": running.shop.image("1.0.0"), "healthcheck": running.shop.healthy}
+    newer = {"image": running.shop.image("2.0.0"), "healthcheck": running.shop.healthy}
+    running.shop.write({"web": service, "api": service})
+    running.shop.locked()
+    assert running.deploy().code == 0
+    running.shop.write({"web": newer, "api": newer})
+    running.shop.locked()
+    running.shop.killed(2, "deploy", "web", *running.words, suffix=".json")
+    done = running.shop.run("deploy", "--resume", "--project-name", running.shop.name, *running.words)
+    words = [each.words() for each in (running.shop, running.far)]
+    again = running.deploy("web", "--canary", "1", "--canary-for", "2s", "--json")
+
+    assert done.code == 0, done.err
+    assert words == [{"web": "2.0.0", "api": "1.0.0"}] * 2
+    assert again.code == 0, again.err
+    assert set(ends(again).values()) == {"unchanged"}
+
+
+def test_each_host_is_reported_by_its_name(running: Hosts) -> None:
+    """A registry that can't be asked is reported in the row of each host, and does not change the exit code."""
+    done = running.deploy("--report", "127.0.0.1:1", "--json")
+    rows = {each["ref"]: each["report"] for each in done.json["results"] if "report" in each}
+
+    assert done.code == 0, done.err
+    assert list(rows) == [running.local, running.remote]
+    assert rows[running.remote]["host"] == "127.0.0.1"
+    assert rows[running.local]["host"] != "127.0.0.1"
+    assert [each["error"] is None for each in rows.values()] == [False, False]
 
 
 def test_the_run_over_several_hosts_is_recorded_for_the_user_alone(running: Hosts) -> None:

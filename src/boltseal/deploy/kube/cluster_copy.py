@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -24,7 +25,7 @@ from boltseal.deploy.release_file import MAX_FILE_BYTES, StoredRelease, TornFile
 from boltseal.deploy.release_store import AnotherDeploys, ReleaseFolder
 from boltseal.deploy.releases import ReleaseUnreadable
 from boltseal.engines.cluster import Cluster, Json, ObjectExists, ObjectId, id_of, uid_of
-from boltseal.errors import BoltsealError
+from boltseal.errors import BoltsealError, quote
 
 MAX_SECRET_BYTES: Final = 1_000_000
 """Of a Secret's data; the API server accepts 1 MiB."""
@@ -167,19 +168,33 @@ class ClusterCopy:
         return {id_of(each).name: each for each in listed.get("items") or ()}
 
     def _releases(self, secrets: Mapping[str, Json]) -> tuple[StoredRelease, ...]:
-        """Return the releases in these Secrets. Raises: ReleaseUnreadable: one of them is not what boltseal wrote."""
+        """Return the releases in these Secrets.
+
+        Raises: ReleaseUnreadable: one of them is not what boltseal wrote, or its name is that of another release.
+        """
         found = []
         for name, secret in secrets.items():
-            raw = _data(secret).get(_KEY)
-            if raw is None:
+            raw, number = _data(secret).get(_KEY), self._number(name)
+            if raw is None and number is None:
                 continue
             try:
-                stored = parse_stored(_uncompressed(raw))
+                stored = parse_stored(_uncompressed(raw or b""))
             except (ReleaseUnreadable, TornFile) as error:
                 raise ReleaseUnreadable(f"Secret {name} in {self._where()}: {error.message}") from error
-            if name == self._name(str(stored.release.number)) and stored.release.project == self._project:
-                found.append(stored)
+            release = stored.release
+            if name != self._name(str(release.number)) or release.project != self._project:
+                raise ReleaseUnreadable(
+                    f"Secret {name} in {self._where()} has release {release.number} of {quote(release.project)} (expected "
+                    f"{'no release' if number is None else f'release {number} of {quote(self._project)}'}), and was written by another "
+                    "program; nothing was applied; find out who wrote it, and delete it"
+                )
+            found.append(stored)
         return tuple(found)
+
+    def _number(self, name: str) -> int | None:
+        """Return the number of the release that a Secret of this name has, None for another Secret."""
+        number = name.removeprefix(self._name(""))
+        return int(number) if number != name and re.fullmatch("[1-9][0-9]{0,8}", number) else None
 
     def _secret(self, name: str, data: Mapping[str, bytes]) -> dict[str, Any]:
         return {

@@ -159,7 +159,10 @@ class KubeDeployer:
             self._check_held_text(releases, project)
         checked = self.dry_run(documents, force=self.flow.force)
         unfinished = unfinished_release(releases)
-        if unfinished is None and last is not None and self._runs(last, project, checked):
+        recorded = self._recorded(releases, documents, checked.live)
+        # What the last release could not remove. Of the same manifests the former Jobs are no difference.
+        removes = any(each.state is ObjectState.REMOVING and each.kind != "Job" for each in recorded)
+        if unfinished is None and last is not None and not removes and self._runs(last, project, checked):
             return DeployResult(last)
         release = Release(
             project=self.folder.project,
@@ -171,7 +174,7 @@ class KubeDeployer:
             revision=by.revision,
             previous=None if last is None else last.number,
             services=services,
-            objects=self._recorded(releases, documents, checked.live),
+            objects=recorded,
         )
         lock = None if project.lock is None else format_lock(project.lock).encode()
         contents = ReleaseContents(_text(documents), files=dict(project.files), lock=lock)
