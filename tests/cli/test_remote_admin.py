@@ -163,3 +163,21 @@ async def test_expire_prints_the_same_over_the_admin_api(server: servers.Server,
     for there, here in zip(runs[::2], runs[1::2], strict=True):
         assert (there.code, there.out, there.err) == (0, here.out, here.err)
     assert (refused.code, refused.json["errors"][0]["code"]) == (3, "DENIED")
+
+
+async def test_gc_prints_the_same_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
+    """Where nothing is due nothing is deleted; only an operator may ask, and --full is for the data folder."""
+    await fill(server)
+    remote = over_api(server, tmp_path, "boss")
+    runs = [
+        program.call("admin", "gc", *more, *where)
+        for more in (["--dry-run"], ["--yes"], ["--json"])
+        for where in (remote, on_data(server))
+    ]
+    refused = program.call("admin", "gc", *over_api(server, tmp_path, "ci"), "--json")
+    full = program.call("admin", "gc", "--full", *remote)
+
+    for there, here in zip(runs[::2], runs[1::2], strict=True):
+        assert (there.code, there.out, there.err) == (0, here.out, here.err)
+    assert (refused.code, refused.json["errors"][0]["code"]) == (3, "DENIED")
+    assert (full.code, "--full works only on the data folder" in full.err) == (2, True)

@@ -50,7 +50,6 @@ SECTIONS: Final = (
                         "Delete unreferenced blobs older than a day.",
                         "boltseal admin gc --data ./data --dry-run",
                         keywords="garbage collect collection prune cleanup free full disk space unreferenced",
-                        extra=_SERVER,
                     ),
                     Command(
                         "admin expire",
