@@ -107,6 +107,30 @@ SECTIONS: Final = (
                         group=True,
                     ),
                     Command(
+                        "admin audit",
+                        "List who changed users and API tokens.",
+                        "boltseal admin audit --server registry.example.com",
+                        keywords="audit log who changed security records",
+                    ),
+                    Command(
+                        "admin ledger",
+                        "Show the state of a registry's logs.",
+                        "boltseal admin ledger --server registry.example.com",
+                        keywords="ledger status size signed witnessed doubt",
+                    ),
+                    Command(
+                        "admin held",
+                        "List upstreams' tags that are held back.",
+                        "boltseal admin held --server registry.example.com",
+                        keywords="upstream moved tag alarm held accept mirror",
+                    ),
+                    Command(
+                        "admin rebuilds",
+                        "List the requested rebuilds.",
+                        "boltseal admin rebuilds --server registry.example.com",
+                        keywords="on_outdated rebuild request webhook base outdated",
+                    ),
+                    Command(
                         "admin config",
                         "Show every setting and its source.",
                         "boltseal admin config --config /etc/boltseal/boltseal.toml",
