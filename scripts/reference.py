@@ -35,6 +35,7 @@ from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.tag_expectations import TAGS_KEYS
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
 from boltseal.server.api.admin.api_tokens import ApiTokenRoutes
+from boltseal.server.api.admin.collection import CollectionRoutes
 from boltseal.server.api.admin.expiry import ExpiryRoutes
 from boltseal.server.api.admin.hosts import HostRoutes
 from boltseal.server.api.admin.operator_reads import OperatorReads
@@ -262,6 +263,7 @@ def admin_routes() -> str:
         ApiTokenRoutes(none),
         HostRoutes(none, none),
         ExpiryRoutes(none),
+        CollectionRoutes(none),
         UserRoutes(none),
         PipelineSessionRoutes(none),
     )

@@ -57,6 +57,7 @@ REQUESTS: Mapping[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {
     ("POST", "expire"): [(200, {}), (200, {"dry_run": True, "limit": 1}), (400, {"limit": 0})],
     ("GET", "rebuilds"): [(200, {}), (200, {"limit": 1}), (400, {"limit": 0})],
     ("GET", "gc"): [(200, {})],
+    ("POST", "gc"): [(200, {}), (200, {"dry_run": True, "limit": 1}), (400, {"limit": 0}), (400, {"cursor": "no"})],
     ("POST", "tokens"): [
         (200, {"repositories": ["shop/**"], "actions": ["pull"], "description": "deploys"}),
         (400, {"repositories": ["shop/**"], "actions": ["fly"]}),

@@ -163,3 +163,64 @@ async def test_expire_prints_the_same_over_the_admin_api(server: servers.Server,
     for there, here in zip(runs[::2], runs[1::2], strict=True):
         assert (there.code, there.out, there.err) == (0, here.out, here.err)
     assert (refused.code, refused.json["errors"][0]["code"]) == (3, "DENIED")
+
+
+async def test_gc_prints_the_same_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
+    """Where nothing is due nothing is deleted; only an operator may ask, and --full is for the data folder."""
+    await fill(server)
+    remote = over_api(server, tmp_path, "boss")
+    runs = [
+        program.call("admin", "gc", *more, *where)
+        for more in (["--dry-run"], ["--yes"], ["--json"])
+        for where in (remote, on_data(server))
+    ]
+    refused = program.call("admin", "gc", *over_api(server, tmp_path, "ci"), "--json")
+    full = program.call("admin", "gc", "--full", *remote)
+
+    for there, here in zip(runs[::2], runs[1::2], strict=True):
+        assert (there.code, there.out, there.err) == (0, here.out, here.err)
+    assert (refused.code, refused.json["errors"][0]["code"]) == (3, "DENIED")
+    assert (full.code, "--full works only on the data folder" in full.err) == (2, True)
+
+
+async def test_the_state_of_a_registry_is_for_operators(server: servers.Server, tmp_path: Path) -> None:
+    """An operator sees the logs, the audit log, held tags and requested rebuilds; another user is refused."""
+    await fill(server)
+    remote = over_api(server, tmp_path, "boss")
+    program.call("admin", "user", "add", "robot", "--service", *remote)
+    logs = program.call("admin", "ledger", *remote, "--json")
+    audit = program.call("admin", "audit", "--newest", "1", *remote, "--json")
+    texts = [program.call("admin", name, *remote) for name in ("ledger", "audit", "held", "rebuilds")]
+    names = ("ledger", "audit", "held", "rebuilds")
+    refused = [program.call("admin", name, *over_api(server, tmp_path, "ci"), "--json") for name in names]
+
+    assert [(row["ref"], row["status"], row["size"] > 6) for row in logs.json["results"]] == [
+        ("ledger", "writable", True)
+    ]
+    assert [(row["ref"], row["status"], row["actor"]) for row in audit.json["results"]] == [
+        ("robot", "service.added", "boss")
+    ]
+    assert [each.code for each in texts] == [0] * 4
+    assert "WITNESSED" in texts[0].out
+    assert "service.added" in texts[1].out
+    assert ("no tag is held back" in texts[2].err, "no rebuild was requested" in texts[3].err) == (True, True)
+    for each in refused:
+        assert (each.code, each.json["errors"][0]["code"]) == (3, "DENIED")
+
+
+def test_pull_limits_are_the_same_over_the_admin_api(tmp_path: Path) -> None:
+    """What upstreams reported last, or that nothing is known of them, is printed as on the data folder."""
+    settings_with_users(tmp_path / "data")
+    upstream = '[[upstream]]\nname = "docker.io"\n'
+    with servers.boltseal(tmp_path / "data", config=CONFIG + RULES + upstream) as running:
+        remote = over_api(running, tmp_path, "boss")
+        runs = [
+            program.call("ratelimit", *where, *more)
+            for more in ([], ["--json"])
+            for where in (remote, on_data(running))
+        ]
+        both = program.call("ratelimit", "docker.io", *remote)
+
+    for there, here in zip(runs[::2], runs[1::2], strict=True):
+        assert (there.code, there.out, there.err) == (3, here.out, here.err)
+    assert both.code == 2

@@ -423,6 +423,8 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("held"),
     admin_list("rebuilds"),
     admin_list("gc"),
+    change("gc", {"dry_run": True}, 200),
+    change("gc", {}, 200),
     admin_list("tokens"),
     admin_list("tokens", "?all=true"),
     admin_list("audit"),

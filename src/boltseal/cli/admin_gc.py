@@ -9,26 +9,27 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.confirmation import DryRunOption, YesOption, confirmed, on_terminal
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
-from boltseal.cli.server_options import store_settings
+from boltseal.cli.tag_target import TagTarget, takes_tag_target
+from boltseal.commands.collection import CollectedItem
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.text import counted
-from boltseal.server.storage.garbage_collection import FAILED, HIDDEN_BLOB, KEPT, GarbageItem
-from boltseal.server.store_factory import collect_store
+from boltseal.commands.text import clean, counted
 
 FullOption = Annotated[
-    bool, typer.Option("--full", help="Compare everything that is stored with the database; continues a killed run.")
+    bool,
+    typer.Option("--full", help="Compare everything on the data folder with the database; continues a killed run."),
 ]
 
 
+@takes_tag_target
 def admin_gc(
     full: FullOption = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
-    config: ConfigOption = None,
-    data: DataOption = None,
+    *,
+    target: TagTarget,
     as_json: JsonOption = False,
 ) -> None:
     """Delete unreferenced blobs that are older than a day. Works while the server runs.
@@ -41,40 +42,37 @@ def admin_gc(
 
     Deletes and uploads record what to look at, so a run costs what has changed. With --full it compares everything
     that is stored with the database, and continues there if it was killed less than a day ago.
+
+    With --server the registry does the work, a part for each request, and its audit log has it. --full needs the data folder.
     """
     with CommandOutput("admin-gc", as_json=as_json) as output:
-        settings = store_settings(config, data)
-        if not dry_run and not yes and on_terminal():
-            found = [_line(item) for item in collect_store(settings, dry_run=True, full=full) if item.what != KEPT]
-            if found and not confirmed(f"Delete {counted(len(found), 'item')}?", found, yes=yes):
-                output.outcome = Outcome.DIFFERS
-                output.say("nothing was deleted")
-                return
+        collection = target.collection("admin gc")
         with Progress() as progress:
-            _show(output, collect_store(settings, dry_run=dry_run, full=full, progress=progress), dry_run=dry_run)
+            if not dry_run and not yes and on_terminal():
+                planned = collection.collect(dry_run=True, full=full, progress=progress)
+                found = [_line(item) for item in planned if item.status != "kept"]
+                if found and not confirmed(f"Delete {counted(len(found), 'item')}?", found, yes=yes):
+                    output.outcome = Outcome.DIFFERS
+                    output.say("nothing was deleted")
+                    return
+            _show(output, collection.collect(dry_run=dry_run, full=full, progress=progress), dry_run=dry_run)
 
 
-def _line(item: GarbageItem) -> str:
-    return f"{item.what} {item.name} ({size_text(item.size_bytes)}): {item.reason}"
+def _line(item: CollectedItem) -> str:
+    return clean(f"{item.what} {item.name} ({size_text(item.size_bytes)}): {item.reason}")
 
 
-def _status(item: GarbageItem, *, dry_run: bool) -> str:
-    if item.what in (FAILED, KEPT):
-        return item.what
-    done = "hidden" if item.what == HIDDEN_BLOB else "removed"
-    return f"would be {done}" if dry_run else done
-
-
-def _show(output: CommandOutput, items: Iterable[GarbageItem], *, dry_run: bool) -> None:
+def _show(output: CommandOutput, items: Iterable[CollectedItem], *, dry_run: bool) -> None:
     """Print each item as it is found or deleted, and the sums. An item that failed makes the outcome unknown."""
     total, counts = 0, Counter[str]()
     for item in items:
         total += item.freed_bytes
-        status = _status(item, dry_run=dry_run)
+        done = item.status in ("removed", "hidden")
+        status = f"would be {item.status}" if done and dry_run else item.status
         counts[status] += 1
         output.add(ref=item.name, what=item.what, status=status, reason=item.reason, size=item.size_bytes)
         output.print(_line(item))
-        if item.what == FAILED:
+        if item.status == "failed":
             output.outcome = Outcome.UNKNOWN
     parts = [f"{counted(count, 'item')} {status}" for status, count in counts.items()]
     output.say(f"{', '.join(parts)}, {size_text(total)}" if parts else "nothing to remove")

@@ -50,7 +50,6 @@ SECTIONS: Final = (
                         "Delete unreferenced blobs older than a day.",
                         "boltseal admin gc --data ./data --dry-run",
                         keywords="garbage collect collection prune cleanup free full disk space unreferenced",
-                        extra=_SERVER,
                     ),
                     Command(
                         "admin expire",
@@ -106,6 +105,30 @@ SECTIONS: Final = (
                         "boltseal admin session ls --data ./data",
                         keywords="pipeline ci oidc id token login refresh revoke logout github gitlab",
                         group=True,
+                    ),
+                    Command(
+                        "admin audit",
+                        "List who changed users and API tokens.",
+                        "boltseal admin audit --server registry.example.com",
+                        keywords="audit log who changed security records",
+                    ),
+                    Command(
+                        "admin ledger",
+                        "Show the state of a registry's logs.",
+                        "boltseal admin ledger --server registry.example.com",
+                        keywords="ledger status size signed witnessed doubt",
+                    ),
+                    Command(
+                        "admin held",
+                        "List upstreams' tags that are held back.",
+                        "boltseal admin held --server registry.example.com",
+                        keywords="upstream moved tag alarm held accept mirror",
+                    ),
+                    Command(
+                        "admin rebuilds",
+                        "List the requested rebuilds.",
+                        "boltseal admin rebuilds --server registry.example.com",
+                        keywords="on_outdated rebuild request webhook base outdated",
                     ),
                     Command(
                         "admin config",

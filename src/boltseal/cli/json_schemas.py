@@ -166,6 +166,7 @@ _PURGED: Final[_Row] = _FINDING | {"digest?": DigestText}
 ROWS: Final[Mapping[str, _Row]] = {
     "admin-backup": {"ref": str, "status": str, "blobs": int, "taken": int, "taken_bytes": int},
     "admin-config": {"ref": str, "status": str, "value": Any, "where": str | None},
+    "admin-audit": _FINDING | {"number": int, "time": TimeText, "actor": str},
     "admin-expire": {"ref": str, "status": str, "reason?": str},
     "admin-fsck": _FINDING
     | dict.fromkeys(
@@ -176,6 +177,8 @@ ROWS: Final[Mapping[str, _Row]] = {
         int,
     ),
     "admin-gc": _FINDING | {"what": str, "size": int},
+    "admin-held": _FINDING | {"digest": str, "served": str | None, "since": TimeText},
+    "admin-ledger": _FINDING | {"origin": str, "size": int, "signed": int, "witnessed": int, "last": str | None},
     "admin-migrate": {"ref": str, "status": str, "reason?": str}
     | {"move?": str, "notes?": list[str]}
     | dict.fromkeys(
@@ -185,6 +188,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         ),
         int,
     ),
+    "admin-rebuilds": _FINDING | {"base": str, "digest": str, "time": TimeText, "tries": int},
     "admin-restore": {"ref": str, "status": str, "reason?": str, "blobs?": int, "taken_bytes?": int},
     "admin-rules": {
         "number": int | None,

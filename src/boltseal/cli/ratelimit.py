@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -14,13 +15,13 @@ from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.table import print_table
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.ratelimit import pull_limits
+from boltseal.commands.ratelimit import UpstreamLimit, pull_limits
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.errors import BoltsealError
+from boltseal.commands.registry_state import RegistryState, UpstreamInfo
+from boltseal.commands.text import clean
+from boltseal.errors import BoltsealError, Invalid
+from boltseal.ledger.entry import parse_time
 from boltseal.ledger.tag_intervals import moment
-
-if TYPE_CHECKING:
-    from boltseal.server.commands.ratelimit import UpstreamLimit  # the client is installed without the server
 
 
 @takes_registry_options
@@ -33,6 +34,15 @@ def ratelimit(
             help="Registries to ask, such as docker.io. Default: the mirror's records.",
         ),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="HOST",
+            show_default=False,
+            help="What the upstreams of this registry reported last; it needs an operator's login.",
+        ),
+    ] = None,
     *,
     access: RegistryOptions,
     config: ConfigOption = None,
@@ -41,14 +51,19 @@ def ratelimit(
 ) -> None:
     """Show how many pulls are left, without using one: one HEAD request for each registry.
 
-    Without a registry it shows what the upstreams of the mirror on this data folder reported last, and sends no request.
+    Without a registry it shows what the upstreams of the mirror on this data folder reported last, and sends no request. With
+    --server it asks another registry's admin API for the same.
 
     Exit code 1: the pulls left are at most the upstream's reserve, or a registry in the arguments has none left; 3: a
     registry did not answer, nothing is recorded of an upstream, or there is none.
     """
     with CommandOutput("ratelimit", as_json=as_json) as output:
         rows = []
-        if registries:
+        if server is not None:
+            if registries or config or data:
+                raise Invalid("--server excludes registries in the arguments, --config and --data; give one of them")
+            rows = _show_limits(output, [_limit_of(each) for each in RegistryState(access, server).upstreams()])
+        elif registries:
             for name, limit in pull_limits(registries, access).items():
                 if isinstance(limit, BoltsealError):
                     rows.append(_add_unknown(output, name, limit.message))
@@ -64,7 +79,32 @@ def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) ->
     # a client that asks registries needs nothing of the server
     options = load_module("boltseal.cli.server_options", command="ratelimit", extra="server")
     use_case = load_module("boltseal.server.commands.ratelimit", command="ratelimit", extra="server")
-    limits = use_case.upstream_limits(options.store_settings(config, data))
+    return _show_limits(output, use_case.upstream_limits(options.store_settings(config, data)))
+
+
+def _limit_of(found: UpstreamInfo) -> UpstreamLimit:
+    """Return what the admin API says about an upstream, as the data folder has it."""
+    limit = None
+    if found.limit is not None:
+        limit = PullLimit(found.limit, found.remaining or 0, found.window_s or 0, found.source or "")
+    return UpstreamLimit(
+        registry=found.name,
+        reserve=found.reserve,
+        limit=limit,
+        time_us=_time_us(found.reported),
+        down_us=_time_us(found.down_since),
+        down_reason=clean(found.down_reason),
+        paused_until_us=_time_us(found.paused_until),
+        pause_reason=clean(found.pause_reason),
+    )
+
+
+def _time_us(text: str | None) -> int | None:
+    return None if text is None else parse_time(text)
+
+
+def _show_limits(output: CommandOutput, limits: Sequence[UpstreamLimit]) -> list[tuple[str, ...]]:
+    """Add the limits of upstreams to the results, and return their rows of the table."""
     rows = []
     for each in limits:
         if each.limit is None:

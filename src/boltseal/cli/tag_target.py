@@ -14,7 +14,9 @@ from boltseal.cli.parameters import CommandFunction, expanded
 from boltseal.cli.registry_arguments import REGISTRY_OPTIONS, RegistryArguments
 from boltseal.cli.remote import registry_options
 from boltseal.commands.api_tokens import TokenChanges
+from boltseal.commands.collection import GarbageCollection
 from boltseal.commands.expiry import TagExpiry
+from boltseal.commands.registry_collection import RegistryCollection
 from boltseal.commands.registry_expiry import RegistryExpiry
 from boltseal.commands.registry_rules import RegistryRules
 from boltseal.commands.registry_tags import RegistryTags, registry_of
@@ -91,6 +93,14 @@ class TagTarget:
         if server is not None:
             return RegistryExpiry(registry_options(self.access), server)
         found: TagExpiry = self._local("boltseal.server.commands.expiry", "LocalExpiry", command)
+        return found
+
+    def collection(self, command: str) -> GarbageCollection:
+        """Return the use case of garbage collection, as `changes` does. Raises: Invalid."""
+        server = self._server()
+        if server is not None:
+            return RegistryCollection(registry_options(self.access), server)
+        found: GarbageCollection = self._local("boltseal.server.commands.collection", "LocalCollection", command)
         return found
 
     @property

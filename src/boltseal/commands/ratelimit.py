@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from boltseal.client.errors import RemoteBusy
@@ -15,6 +16,23 @@ from boltseal.oci.reference import HUB, Reference
 
 HUB_PROBE: Final = "ratelimitpreview/test"
 """The repository that Docker Hub provides for this question."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamLimit:
+    """An upstream's pull limit at `time_us`; `limit` None: it reported none. `down_us`: since when it does not answer.
+
+    `paused_until_us`: it gets no request until then, for `pause_reason`; None: it may get one.
+    """
+
+    registry: str
+    reserve: int
+    limit: PullLimit | None
+    time_us: int | None
+    down_us: int | None
+    down_reason: str
+    paused_until_us: int | None
+    pause_reason: str
 
 
 def pull_limits(registries: Sequence[str], options: RegistryOptions) -> dict[str, PullLimit | BoltsealError | None]:

@@ -109,6 +109,7 @@ class Application(Starlette):
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: OpenStore | None = None
+        self._leases: Leases | None = None
         self._store_gauges: StoreGauges | None = None
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
@@ -171,6 +172,7 @@ class Application(Starlette):
             read_only=self._write_refusal,
             count=self._observer.totals.count,
         )
+        self._leases = leases = open_leases(self._settings.server.data, self._settings.storage)
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
             self._events.start(self._settings, store)
@@ -180,7 +182,6 @@ class Application(Starlette):
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
                 signer.start()
-        leases = open_leases(self._settings.server.data, self._settings.storage)
         tasks = [asyncio.create_task(each) for each in self._background_work(store, leases)]
         if self._reload is not None:
             reload = self._reload
@@ -271,7 +272,9 @@ class Application(Starlette):
         self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
             self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
-        admin = admin_api(self._observer, auth, api_settings, registry, settings)
+        if self._store is None or self._leases is None:
+            raise AssertionError("the store is open before requests are served")
+        admin = admin_api(self._observer, auth, api_settings, registry, settings, self._store, self._leases)
         self._endpoints[ADMIN_PREFIX] = admin
         host = (settings.base_url or "").partition("://")[2]
         contents = PageContext(registry, access, admin.routes, settings.name_resolver, host, self._verifier_key)

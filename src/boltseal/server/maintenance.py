@@ -24,6 +24,7 @@ from boltseal.server.registry.refused_pushes import expire_refused
 from boltseal.server.settings import Settings
 from boltseal.server.storage.coordination.protocol import LeaseLost, Leases
 from boltseal.server.storage.garbage_collection import (
+    CLEANUP_LEASE,
     FAILED,
     HIDDEN_BLOB,
     REPOSITORY_BLOB,
@@ -88,7 +89,7 @@ def check_tags_alone(store: OpenStore, leases: Leases) -> None:
 
 def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> Mapping[str, int]:
     """Return how much was deleted, by kind; nothing while another process does it."""
-    lease = leases.acquire("tidy-up")
+    lease = leases.acquire(CLEANUP_LEASE)
     if lease is None:
         return {}
     try:

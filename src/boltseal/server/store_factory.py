@@ -160,14 +160,9 @@ def collect_store(
         LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
     with open_store(settings, clock=clock, oldest=FORMAT) as store:
-        if not dry_run:
-            store.database.read_and_wait(refuse_rebuilding)
-        if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
-            raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
         now_us = store.database.now_us()
-        clock_doubt = store.database.clock_guard(now_us)
-        if clock_doubt is not None and not dry_run:  # everything looks old
-            raise ClockStepped(f"nothing is deleted: {clock_doubt}")
+        if not dry_run:
+            refuse_collection(store, now_us)
         blobs = store.blobs
         yield from retain(store.database, settings.upstreams, now_us, dry_run=dry_run)
         if full:
@@ -185,6 +180,16 @@ def collect_store(
                 correct_usage(store.database, leases)
             finally:
                 leases.close()
+
+
+def refuse_collection(store: OpenStore, now_us: int) -> None:
+    """Raise why nothing may be deleted now: RebuildUnfinished, LedgerFrozen, ClockStepped. Blocks."""
+    store.database.read_and_wait(refuse_rebuilding)
+    if store.database.frozen is not None:  # content of lost entries looks unreferenced
+        raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
+    clock_doubt = store.database.clock_guard(now_us)
+    if clock_doubt is not None:  # everything looks old
+        raise ClockStepped(f"nothing is deleted: {clock_doubt}")
 
 
 def prepare(settings: Settings, *, clock: Clock = now_us) -> None:

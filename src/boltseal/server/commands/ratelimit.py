@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from boltseal.client.pull_limit import PullLimit
+from boltseal.commands.ratelimit import UpstreamLimit
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.commands.data_folder import on_store
 from boltseal.server.registry.upstream_state import UpstreamStates, in_force
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata.protocol import NO_PAUSE
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamLimit:
-    """An upstream's pull limit at `time_us`; `limit` None: it reported none. `down_us`: since when it does not answer.
-
-    `paused_until_us`: it gets no request until then, for `pause_reason`; None: it may get one.
-    """
-
-    registry: str
-    reserve: int
-    limit: PullLimit | None
-    time_us: int | None
-    down_us: int | None
-    down_reason: str
-    paused_until_us: int | None
-    pause_reason: str
 
 
 def upstream_limits(settings: Settings) -> list[UpstreamLimit]:

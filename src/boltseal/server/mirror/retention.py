@@ -26,6 +26,7 @@ from typing import Final
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.registry.host_reports import reason_of
+from boltseal.server.storage.collection_part import Part
 from boltseal.server.storage.garbage_collection import KEPT, ROWS_AT_ONCE, GarbageItem
 from boltseal.server.storage.metadata import mirrored, queries
 from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
@@ -111,11 +112,16 @@ def plan(
 
 
 def retain(
-    database: Metadata, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool
+    database: Metadata,
+    upstreams: Iterable[UpstreamTerms],
+    now_us: int,
+    *,
+    dry_run: bool,
+    part: Part | None = None,
 ) -> Iterator[GarbageItem]:
     """Delete the images that the upstreams' terms no longer keep, and yield what is deleted.
 
-    `dry_run`: delete nothing. This blocks, so do not call it on the event loop.
+    `dry_run`: delete nothing. `part`: end with it, after some images. This blocks, so do not call it on the event loop.
     """
     for terms in upstreams:
         if terms.keep_for_us is None and terms.keep_bytes is None:
@@ -137,6 +143,8 @@ def retain(
                 continue
             for some in rows.in_batches():
                 yield from database.write_and_wait(partial(_remove_expired, some, actor), repository=name)
+                if part is not None and part.ends():
+                    return
 
 
 def _kept_by_hosts(

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.oci.digest import Digest
@@ -39,6 +39,7 @@ from boltseal.server.storage.blobs.protocol import (
     UploadKey,
 )
 from boltseal.server.storage.bucket_owner import refuse_rebuilding
+from boltseal.server.storage.collection_part import FROM_THE_FIRST, Part, ReviewPosition
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.metadata import (
     blob_reviews,
@@ -62,6 +63,8 @@ NOTED_FOR_US: Final = 30 * 24 * 3600 * 1_000_000
 """How long it is known when the last row of deleted bytes was removed: an upload that was stopped before its row gets none."""
 WITHOUT_BYTES_FOR_US: Final = 3600 * 1_000_000
 TOTALS_LEASE: Final = "totals"
+CLEANUP_LEASE: Final = "tidy-up"
+"""Of the processes of a store, the one that has it collects: the hourly cleanup, or a request to the admin API."""
 BATCH: Final = 32
 REVIEWS_AT_ONCE: Final = 500
 ROWS_AT_ONCE: Final = 500
@@ -101,6 +104,19 @@ class GarbageItem:
         """How many bytes the store has less without it."""
         return 0 if self.what in (REPOSITORY_BLOB, HIDDEN_BLOB) else self.size_bytes
 
+    @property
+    def status(self) -> Literal["removed", "hidden", "kept", "failed"]:
+        """What is done with it, or would be."""
+        match self.what:
+            case "failed":
+                return "failed"
+            case "kept":
+                return "kept"
+            case "hidden-blob":
+                return "hidden"
+            case _:
+                return "removed"
+
 
 def collect(
     database: Metadata, blobs: BlobMaintenance, uploads: UploadCleanup, now_us: int, *, dry_run: bool
@@ -116,16 +132,23 @@ def collect(
 
 
 def collect_reviewed(
-    database: Metadata, blobs: BlobMaintenance, now_us: int, *, dry_run: bool = False
+    database: Metadata,
+    blobs: BlobMaintenance,
+    now_us: int,
+    *,
+    dry_run: bool = False,
+    start: ReviewPosition = FROM_THE_FIRST,
+    part: Part | None = None,
 ) -> Iterator[GarbageItem]:
     """Do the reviews that are due; those that failed the last time come last. Blocks.
 
     A blob that the store can't look at or delete is an item with the reason, and is tried again an hour later.
+    `start`: the review after which to begin. `part`: end with it, after some reviews, at its `reviewed`; None: do all.
 
     Raises: StoreBroken: the store failed for `FAILURES_IN_A_ROW` blobs. Unavailable. The rest is left for the next run.
     """
-    for failed in (False, True):
-        after: Review | None = None
+    for failed in (False, True)[start.failed :]:
+        after = start.after if failed == start.failed else None
         failures = _Failures()
         page = partial(blob_reviews.due, now_us=now_us, limit=REVIEWS_AT_ONCE, failed=failed)
         while due := database.read_and_wait(partial(page, after=after)):
@@ -138,6 +161,9 @@ def collect_reviewed(
             if not dry_run:
                 gone = (each for each in of_rows if each.size is None and not each.is_needed)
                 _in_batches(database, (*gone, *(each for each in due if each.is_needed)), _conclude)
+            if part is not None and part.ends():
+                part.reviewed = ReviewPosition(failed, after)
+                return
 
 
 def _conclude(tx: UnitOfWork, each: DueReview) -> None:

@@ -174,6 +174,7 @@ class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
     limit: Annotated[int | None, Meta(description="Pulls in `window_s` seconds; null: it reported no limit.")]
     remaining: int | None
     window_s: int | None
+    source: Annotated[str | None, Meta(description="What it counts for, such as an address; null: it did not say.")]
     reported: Annotated[TimeText | None, Meta(description="When it reported the limit.")]
     reserve: Annotated[int, Meta(description="Pulls that are left to waiting clients.")]
     paused_until: Annotated[TimeText | None, Meta(description="It gets no request until then.")]

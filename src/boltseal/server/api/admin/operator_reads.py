@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from boltseal.commands.ratelimit import UpstreamLimit
 from boltseal.ledger.entry import format_time
 from boltseal.server.api.admin import documents
 from boltseal.server.api.admin.documents import grant_document, rule_document, time_or_none
@@ -11,7 +12,7 @@ from boltseal.server.api.admin.paging import PageQuery, cursor_of, pair_position
 from boltseal.server.api.admin.routes import NoParameters, Right, Route
 from boltseal.server.api.request import Request
 from boltseal.server.auth.access import Access
-from boltseal.server.commands.ratelimit import UpstreamLimit, limits_of
+from boltseal.server.commands.ratelimit import limits_of
 from boltseal.server.registry import Registry
 from boltseal.server.registry.observations import HeldTag
 from boltseal.server.settings import Settings
@@ -182,6 +183,7 @@ def _upstream(found: UpstreamLimit) -> documents.UpstreamState:
         limit=None if limit is None else limit.limit,
         remaining=None if limit is None else limit.remaining,
         window_s=None if limit is None else limit.window_s,
+        source=None if limit is None else limit.source,
         reported=time_or_none(found.time_us),
         reserve=found.reserve,
         paused_until=time_or_none(found.paused_until_us),

@@ -17,6 +17,9 @@ from msgspec import Meta
 
 from boltseal.errors import Invalid
 from boltseal.oci.jsontext import decode
+from boltseal.server.commands.collection import CollectionPosition, Stage
+from boltseal.server.storage.collection_part import ReviewPosition
+from boltseal.server.storage.metadata.blob_reviews import Review
 
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 100
@@ -94,8 +97,27 @@ def image_position(list_name: str, cursor: str) -> tuple[str, str, str, int]:
     return (host, kind, subject, item)
 
 
+def collection_cursor(list_name: str, position: CollectionPosition) -> str:
+    """Return the cursor of a position in garbage collection."""
+    failed, after = position.reviewed
+    review = ("", 0, 0) if after is None else (after.digest, after.repository_id, after.due_us)
+    return cursor_of(list_name, position.stage, position.number, int(failed), *review)
+
+
+def collection_position(list_name: str, cursor: str) -> CollectionPosition:
+    """Return where a part of garbage collection begins. Raises: CursorInvalid."""
+    if not cursor:
+        return CollectionPosition()
+    _, stage, number, failed, digest, repository_id, due_us = _decode(
+        list_name, cursor, tuple[str, Stage, _Number, _Flag, str, _RepositoryNumber, _Number]
+    )
+    after = Review(digest, repository_id, due_us) if digest else None
+    return CollectionPosition(stage, number, ReviewPosition(bool(failed), after))
+
+
 _Position = TypeVar("_Position", bound=tuple[Any, ...])
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Flag = Annotated[int, Meta(ge=0, le=1)]
 _RepositoryNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 """What the key of a repository can be; PostgreSQL refuses to compare it with more."""
 

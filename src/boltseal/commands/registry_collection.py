@@ -1,0 +1,65 @@
+"""Garbage collection over the admin API of a registry, by an operator who is logged in there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from boltseal.client.admin_client import AdminClient, AdminPage
+from boltseal.client.errors import RemoteMismatch
+from boltseal.commands.collection import CollectedItem, CollectionProgress
+from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.errors import Invalid
+
+_WHAT = "garbage collection"
+_LIMIT = 1000
+
+
+class _Item(msgspec.Struct):
+    what: str
+    name: str
+    size: int
+    reason: str
+    status: Literal["removed", "hidden", "kept", "failed"]
+    freed: int
+
+
+class _Part(AdminPage, kw_only=True):
+    items: list[_Item]
+
+
+class RegistryCollection:
+    """`GarbageCollection` of one registry."""
+
+    def __init__(self, options: RegistryOptions, registry: str) -> None:
+        self._options = options
+        self._registry = registry
+
+    def collect(self, *, dry_run: bool, full: bool, progress: CollectionProgress) -> Iterator[CollectedItem]:
+        """Collect there, a part for each request, and yield the items of each part. Raises: Invalid: `full`."""
+        if full:
+            raise Invalid("--full works only on the data folder; run it there, without --server")
+        cursor: str | None = ""
+        done = 0
+        while cursor is not None:
+            part = self._part(cursor, dry_run=dry_run)
+            for each in part.items:
+                yield CollectedItem(each.what, each.name, each.size, each.reason, each.status, each.freed)
+            done += len(part.items)
+            progress("items", done, 0)
+            # Without a dry run the same position can follow: what was there before is deleted.
+            if part.next == cursor and (dry_run or not part.items):
+                raise RemoteMismatch(f"{self._registry} has no end of {_WHAT}: it sent the same page twice")
+            cursor = part.next
+
+    def _part(self, cursor: str, *, dry_run: bool) -> _Part:
+        fields = {"dry_run": dry_run, "limit": _LIMIT, "cursor": cursor}
+        advice = "run the command again; it deletes what is left"
+        connect = ask_followed if self._options.strict else ask
+        return connect(
+            self._options,
+            [self._registry],
+            lambda transport: AdminClient(transport, self._registry).change("gc", _WHAT, fields, _Part, advice=advice),
+        )
