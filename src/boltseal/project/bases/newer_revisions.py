@@ -135,9 +135,10 @@ class Revisions:
         if remote not in self._waited:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SIGNED_TIMEOUT_S):
-                    while tag not in (sealed := await self._read_sealed(remote)):
+                    while True:
+                        if tag in (sealed := await self._read_sealed(remote)):
+                            return sealed[tag]
                         await asyncio.sleep(SIGNED_PAUSE_S)
-                    return sealed[tag]
             self._waited.add(remote)
         raise Unavailable(
             f"{image.registry} lists no signed entry of {image.by_tag} in its ledger, so it is not known whether the tag is sealed: if "

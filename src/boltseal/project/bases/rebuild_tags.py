@@ -61,7 +61,9 @@ class RebuildTags:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SIGNED_TIMEOUT_S):
-                    while not (entries := await list_entries(self._transport, registry, repository, CHANGES, tag)):
+                    while True:
+                        if entries := await list_entries(self._transport, registry, repository, CHANGES, tag):
+                            break
                         await asyncio.sleep(SIGNED_PAUSE_S)
         except RemoteNotFound:
             return looks_like_release(tag)
