@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from boltseal.files.atomic_files import locked
 from boltseal.lockfile.document import LockedImage
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
@@ -60,6 +63,7 @@ class Shop:
     def __init__(self, server: Server, folder: Path) -> None:
         self.address = server.address
         self.log = folder / "rebuilt"
+        self._keys = folder / "data.keys"
         self._client = httpx2.Client(base_url=server.url, trust_env=False)
 
     def push(self, name: str, letters: str, base: str = "", on: Document | None = None) -> Document:
@@ -73,9 +77,12 @@ class Shop:
     def put(self, name: str, image: Document) -> None:
         repository, _, tag = name.rpartition(":")
         push_document(self._client, repository, tag, image)
-        assert (
-            call("history", f"{self.address}/{name}").code == 0
-        )  # waits until the push is signed: `outdated` reads signed entries
+
+    @contextmanager
+    def unsigned(self) -> Iterator[None]:
+        """Let the server sign nothing inside the block, as while its key is replaced."""
+        with locked(f"{self._keys}/ledger.lock"), locked(f"{self._keys}/ledger.change.lock"):
+            yield
 
     def outdated(self, *more: str) -> Run:
         return call("outdated", "--registry", self.address, "--window", "0s", *more)
@@ -260,6 +267,30 @@ def test_a_sealed_base_has_a_newer_revision(shop: Shop) -> None:
     assert shop.statuses()["base/rt:3.0.0"] == "superseded"
     assert alone.code == 1
     assert f"newer     {shop.address}/base/rt:3.0.0.1" in alone.out
+
+
+@pytest.mark.parametrize("signed_after_s", [0.5, None])
+def test_a_push_that_is_not_signed_yet_is_waited_for(shop: Shop, signed_after_s: float | None) -> None:
+    """The newest revision of a base that was pushed a moment ago is named as soon as the push is signed; else the image is unknown."""
+    shop.put("base/os:latest", OS)
+    with ExitStack() as unsigned, ExitStack() as waited:
+        unsigned.enter_context(shop.unsigned())
+        runtime = shop.push("base/rt:3.0.0", "aR", "base/os:latest", OS)
+        shop.push("base/rt:3.0.0.1", "aS", "base/os:latest", OS)
+        shop.push("shop/app:1.4.2", "aRX", "base/rt:3.0.0", runtime)
+        if signed_after_s is not None:
+            timer = threading.Timer(signed_after_s, unsigned.close)
+            waited.callback(timer.join)
+            timer.start()
+        result = shop.outdated("--json")
+    [row] = [row for row in result.json["results"] if row["ref"].endswith("app:1.4.2")]
+
+    if signed_after_s is None:
+        assert (result.code, row["status"]) == (3, "cannot tell")
+        assert "lists no signed entry of" in row["reason"]
+    else:
+        assert (result.code, row["status"]) == (1, "outdated")
+        assert row["newer_revision"].startswith(f"{shop.address}/base/rt:3.0.0.1@sha256:")
 
 
 def test_a_revision_with_the_same_image_is_not_newer(shop: Shop) -> None:

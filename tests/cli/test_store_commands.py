@@ -19,7 +19,6 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
-from boltseal.server.registry.seal_results import ConfirmedPurge
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
 from boltseal.server.storage.metadata import ledger_store
@@ -358,7 +357,7 @@ async def test_a_tag_that_appears_after_the_question_is_not_deleted(shop: BareRe
     """The transaction of `purge` refuses tags that were not in the list before the question."""
     await shop.push(await shop.image("secret"), "1.4.2")
     planned = await shop.registry.seals.plan_purge(SHOP, Tag("1.4.2"), Actor("root", admin=True))
-    confirmed = ConfirmedPurge(planned.digest, frozenset(planned.tags))
+    confirmed = planned.confirmed()
     await shop.push(await shop.image("secret"), "latest")
 
     with pytest.raises(Precondition, match=r"the tags of shop/app have changed: 1\.4\.2, latest would go with it"):

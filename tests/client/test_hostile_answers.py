@@ -135,19 +135,19 @@ async def test_an_endless_document_is_aborted(answer: Answer, ask: Ask) -> None:
 async def test_a_blob_below_the_minimum_rate_is_aborted() -> None:
     """A blob slower than the minimum rate is aborted; a slow but steady one above it is not."""
     drips = endless(HEAD + b"content-length: 9999999\r\n\r\n", b"a", DRIP_S)
-    pace = MinimumRate(bytes_per_s=100, over_s=0.5)
+    pace = MinimumRate(bytes_per_s=1000, over_s=0.5)
 
     async def slow(writer: asyncio.StreamWriter) -> None:
-        writer.write(HEAD + b"content-length: 1000\r\n\r\n")
+        writer.write(HEAD + b"content-length: 200000\r\n\r\n")
         for _ in range(20):
-            writer.write(b"b" * 50)
+            writer.write(b"b" * 10_000)  # above the rate also if this process stands still for some seconds
             await asyncio.sleep(DRIP_S)  # the pace of the sender
 
     async with registry(drips, pace=pace) as (client, _):
-        with pytest.raises(RemoteUnavailable, match="less than 100 bytes per second"):
+        with pytest.raises(RemoteUnavailable, match="less than 1000 bytes per second"):
             await asyncio.wait_for(blob(client), 20)
     async with registry(slow, pace=pace) as (client, _):
-        assert await blob(client) == b"b" * 1000
+        assert await blob(client) == b"b" * 200_000
 
 
 async def test_a_flood_of_tiny_pieces_does_not_starve_other_tasks() -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.commands.text import clean
+from boltseal.cli.output import say_text
+from boltseal.commands.text import clean, printable
 from boltseal.errors import Invalid
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
@@ -32,9 +33,9 @@ def confirmed(question: str, listed: Iterable[str], *, yes: bool, required: bool
         return True
     if on_terminal() or required:
         for line in listed:
-            typer.echo(clean(line), err=True)
+            say_text(clean(line))
     if on_terminal():
-        return typer.confirm(question, err=True)
+        return typer.confirm(printable(question), err=True)
     if required:
         raise Invalid(
             "this cannot be undone, and there is no terminal to ask on; list it with --dry-run, then pass --yes"

@@ -8,6 +8,10 @@ A command that reports to a registry has `"report": {...}` as well. A run that p
 Each error is {"code", "message"}, and has the "detail" of a refusal (`policy.refusals`) by a boltseal registry or data
 folder; the code of a defect in boltseal is INTERNAL. A command opens a `CommandOutput`, adds
 results and leaves the block, which prints the envelope. Without `--json` the command prints its own text.
+
+Registries, hosts and files choose names and texts, and a terminal obeys control characters in them. So everything that a command
+prints passes through this module, which escapes them, whether or not the command did. Only `print_exact`, for another program, does not.
+A line break stays, because some texts have several lines: `clean` and `cli.table` escape those of a name.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import typer
 
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.text import clean
+from boltseal.commands.text import clean, printable
 from boltseal.errors import (
     BoltsealError,
     CommandErrorCode,
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
 ERROR: Final = "boltseal: "
 """How errors and warnings on stderr begin."""
 WIDTH: Final = 80
+_LAYOUT: Final = "\n\t"
+"""Control characters that may be printed."""
 _FOLDED: Final = "    "
 """Columns of output that is not on a terminal."""
 
@@ -218,8 +224,8 @@ def print_envelope(
         talk().proofs.clear()  # with --every the next run has its own
     text = json.dumps(envelope, ensure_ascii=False)
     talk().has_json = True
-    # a file's name may not be valid text: escape its bytes, or encoding for stdout fails
-    print_line(text.encode("utf-8", "backslashreplace").decode())
+    # `print_line` would escape such a character for readers; and a file's name may not be valid text
+    print_line("".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text))
 
 
 def say(line: str = "") -> None:
@@ -231,6 +237,11 @@ def say(line: str = "") -> None:
         _print_on_stderr(line)
 
 
+def say_text(text: str) -> None:
+    """Print text of several lines on stderr, such as a usage error or a traceback, also with -q."""
+    _print_on_stderr(text.removesuffix("\n"))
+
+
 def trace(line: str) -> None:
     """Print one line of -v on stderr."""
     _print_on_stderr(line)
@@ -239,14 +250,14 @@ def trace(line: str) -> None:
 def _print_on_stderr(line: str) -> None:
     _hide_progress()
     with suppress(OSError):
-        typer.echo(without_logins(line), err=True)
+        typer.echo(printable(without_logins(line), _LAYOUT), err=True)
 
 
 def print_line(line: str, end: str = "\n") -> None:
     """Print one line on stdout. Raises: Unavailable, OutputClosed."""
     _hide_progress()
     with _printing():
-        typer.echo(line + end, nl=False)
+        typer.echo(printable(line, _LAYOUT) + end, nl=False)
 
 
 def print_exact(text: str) -> None:

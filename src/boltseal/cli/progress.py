@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from boltseal.cli.output import talk
+from boltseal.commands.text import printable
 from boltseal.loading import deferred
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Progress:
         if not self._shown or now_s < self._next_s:
             return
         self._next_s = now_s + INTERVAL_S
+        step, note = printable(step), printable(note)
         if self._line is None:
             self._line = _line()
         if self._step is None or self._step[0] != step:

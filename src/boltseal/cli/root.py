@@ -23,7 +23,7 @@ from boltseal import __version__
 from boltseal.cli.command_group import MAX_HELP_COLUMNS, LoadedCommand, RootGroup, load_command
 from boltseal.cli.command_table import commands
 from boltseal.cli.common_options import QuietOption, VerboseOption, set_verbosity
-from boltseal.cli.output import OutputClosed, Talk, host_error, one_run, print_envelope, print_line, say
+from boltseal.cli.output import OutputClosed, Talk, host_error, one_run, print_envelope, print_line, say, say_text
 from boltseal.commands.outcome import Outcome
 from boltseal.config import completion_requested, debug_requested
 from boltseal.errors import (
@@ -33,7 +33,6 @@ from boltseal.errors import (
     command_code,
     exit_code,
     operators_message,
-    without_logins,
 )
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer exports no name for it
@@ -107,8 +106,7 @@ def _show_usage_error(error: Any) -> None:
     """Print a usage error as typer does, without logins in a URL that was typed."""
     shown = io.StringIO()
     error.show(file=shown)
-    with suppress(OSError):
-        typer.echo(without_logins(shown.getvalue()), err=True, nl=False)
+    say_text(shown.getvalue())
 
 
 def _print_error(this: Talk, words: Sequence[str], code: str, message: str, ended: ExitCode) -> None:
@@ -154,7 +152,7 @@ def _show_version(wanted: bool) -> None:
 
 def _unexpected(error: Exception, *, debug: bool) -> ExitCode:
     if debug or debug_requested():
-        sys.stderr.write("".join(traceback.format_exception(error)))
+        say_text("".join(traceback.format_exception(error)))
         return ExitCode.UNKNOWN
     known = host_error(error)
     if known is not None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from boltseal.cli.output import print_line, say
 from boltseal.cli.progress import size_text
-from boltseal.commands.text import counted
+from boltseal.commands.text import counted, printable
 from boltseal.errors import quote
 from boltseal.host.scrub.changing_containers import REMOVED
 from boltseal.host.scrub.remedies import Remedy
@@ -196,4 +196,4 @@ def difference_line(row: Mapping[str, Any]) -> str:
 
 def _print_line(line: str) -> None:
     """Print a line. Names of images, containers and files may be an attacker's: control characters are escaped."""
-    print_line("".join(each if each.isprintable() else ascii(each)[1:-1] for each in line))
+    print_line(printable(line))

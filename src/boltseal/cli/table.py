@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from boltseal.cli.output import print_line, terminal_columns
+from boltseal.commands.text import printable
 from boltseal.loading import deferred
 
 if TYPE_CHECKING:
@@ -48,14 +49,9 @@ def print_table(
 ) -> None:
     """Print a table on stdout. `whole`: columns that are not wrapped; `together`: columns that readers compare."""
     for line in table_lines(
-        columns, [[_shown(cell) for cell in row] for row in rows], whole, terminal_columns(), together
+        columns, [[printable(cell) for cell in row] for row in rows], whole, terminal_columns(), together
     ):
         print_line(line)
-
-
-def _shown(cell: str) -> str:
-    """Return a cell with control characters escaped: registries and hosts choose texts, and a terminal obeys such characters."""
-    return cell if cell.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in cell)
 
 
 def table_lines(

@@ -82,6 +82,11 @@ class PurgeResult:
     blobs: int
     plan: str = ""
 
+    @property
+    def parts(self) -> frozenset[Digest]:
+        """Return the manifests and blobs that go."""
+        return frozenset(row.digest for row in self.rows if row.status == "removed")
+
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:

@@ -14,6 +14,13 @@ def clean(text: str) -> str:
     return quote(text, MAX_CLEAN)[1:-1]
 
 
+def printable(text: str, kept: str = "") -> str:
+    """Return text with every character escaped that is not printable, such as those that a terminal obeys, except the `kept` ones."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in kept else ascii(each)[1:-1] for each in text)
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: `1 tag`, `0 tags`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -367,12 +367,13 @@ async def test_a_slow_upstream_delays_no_stored_tag(
     shown = publish(upstream, "one")
 
     async def never(*_: object) -> None:
-        await asyncio.sleep(5)  # the slow upstream
+        await asyncio.sleep(60)  # the slow upstream
 
     settings = mirror_settings(data, table_of(upstream))
-    async with bare_mirror(settings, clock, tags=UpstreamTags, timeout_s=0.05) as bare:
+    async with bare_mirror(settings, clock, tags=UpstreamTags) as bare:
         before = await bare.mirror.by_tag(bare.upstream, Repository(f"{NAME}/team/app"), Tag("1.4.2"))
-        upstream.answers[HEAD] = never
+    upstream.answers[HEAD] = never
+    async with bare_mirror(settings, clock, tags=UpstreamTags, timeout_s=0.05) as bare:
         after = await bare.mirror.by_tag(bare.upstream, Repository(f"{NAME}/team/app"), Tag("1.4.2"))
 
     assert before.warning is None

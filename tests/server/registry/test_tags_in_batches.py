@@ -18,7 +18,6 @@ from boltseal.server.registry import sequencer
 from boltseal.server.registry.deletes import CHECKED_AT_ONCE, Deletes
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.refusals import RefusalLog
-from boltseal.server.registry.seal_results import ConfirmedPurge
 from boltseal.server.registry.seals import PurgeTargetChanged, Seals
 from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, TagWriter
 from boltseal.server.storage.metadata.protocol import Metadata
@@ -172,7 +171,7 @@ async def test_an_image_of_many_sealed_tags_is_purged_in_several_transactions(sh
     seals = seals_of(shop, database)
     plan = await seals.plan_purge(SHOP, Tag("1.0.0"), ANONYMOUS)
     planned = database.writes
-    confirmed = ConfirmedPurge(plan.digest, frozenset(plan.tags))
+    confirmed = plan.confirmed()
     purged = await seals.purge(SHOP, Tag("1.0.0"), ANONYMOUS, "leaked", confirmed=confirmed)
 
     assert len(plan.tags) == MANY + 1
@@ -189,7 +188,7 @@ async def test_a_new_tag_between_two_transactions_stops_a_confirmed_purge(shop: 
     await shop.push(body, "1.0.0")
     await copies(shop, "1.0.0", MANY)
     plan = await shop.registry.seals.plan_purge(SHOP, Tag("1.0.0"), ANONYMOUS)
-    confirmed = ConfirmedPurge(plan.digest, frozenset(plan.tags))
+    confirmed = plan.confirmed()
 
     async def push() -> None:
         await shop.push(body, "0.0.1")

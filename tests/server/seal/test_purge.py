@@ -15,7 +15,6 @@ from boltseal.errors import NotFound, SealedDelete
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.rules import parse_rules
-from boltseal.server.registry.seal_results import ConfirmedPurge
 from boltseal.server.registry.seals import BytesLeft, PurgeTargetChanged, Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.local_store import LocalBlobs
@@ -75,7 +74,7 @@ async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, chan
         await push(registry.client, "shop/app", "1.4.2", SECRET)
         with seals_of(registry.data) as seals:
             plan = await seals.plan_purge(APP, RELEASE, ADMIN)
-        confirmed = ConfirmedPurge(plan.digest, frozenset(plan.tags))
+        confirmed = plan.confirmed()
         moved = changed == "the tag moved to another image"
         await push(registry.client, "shop/app", "1.4.2" if moved else "9", OTHER if moved else SECRET)
         with seals_of(registry.data) as seals, pytest.raises(PurgeTargetChanged, match="nothing was deleted"):
@@ -85,6 +84,34 @@ async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, chan
         ]
 
     assert left == [200, 200]
+
+
+@pytest.mark.parametrize("needed", [False, True])
+async def test_parts_that_a_push_adds_after_the_confirmation_are_not_purged_unseen(
+    tmp_path: Path, needed: bool
+) -> None:
+    """A missing child that is pushed after the confirmation refuses the purge, unless another image needs the child by then."""
+    both = index(OTHER, SECRET)
+    async with serving(tmp_path / "data", FLOATING) as registry:
+        client = registry.client
+        await push(client, "shop/app", OTHER.digest, OTHER)
+        assert (await put(client, "shop/app", "1.4.2", both)).status_code == 201
+        with seals_of(registry.data) as seals:
+            plan = await seals.plan_purge(APP, RELEASE, ADMIN)
+        await push(client, "shop/app", "9" if needed else SECRET.digest, SECRET)
+        with seals_of(registry.data) as seals:
+            try:
+                done = await seals.purge(APP, RELEASE, ADMIN, "password", confirmed=plan.confirmed())
+            except PurgeTargetChanged as error:
+                refused = error.message
+            else:
+                refused = ""
+                assert done.confirmed().parts == plan.confirmed().parts
+        left = [(await client.get(f"/v2/shop/app/manifests/{each}")).status_code for each in ("1.4.2", SECRET.digest)]
+
+    assert left == ([404, 200] if needed else [200, 200])
+    assert bool(refused) is not needed
+    assert needed or f"{SECRET.digest}" in refused
 
 
 @pytest.mark.files_only("looks for the files of blobs")

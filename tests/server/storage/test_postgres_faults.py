@@ -200,7 +200,7 @@ async def test_a_job_that_exceeds_its_budget_is_undone_and_the_others_are_done(
     open_metadata: Callable[..., SqlMetadata], url: str
 ) -> None:
     """Endless jobs, of one statement or of many, are cancelled; the jobs beside them are done."""
-    metadata = open_metadata(url, budget_s=0.3)
+    metadata = open_metadata(url, budget_s=2.0)
 
     def one_query(tx: UnitOfWork) -> None:
         tx.sql.plain(ENDLESS).fetchone()

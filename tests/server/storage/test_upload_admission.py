@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from boltseal.server.storage.upload_admission import FAST_CHUNK_BYTES, FREE_BYTES, MemoryBudget, UploadAdmission
+from tests.virtual_time import in_virtual_time
 
 MEBIBYTE = 1024 * 1024
 
@@ -31,6 +32,7 @@ async def enter(admission: UploadAdmission, who: object, chunk_bytes: int = FAST
     await admission.admit(who, FREE_BYTES + 1)
 
 
+@in_virtual_time
 async def test_a_small_upload_never_waits() -> None:
     """An upload that is complete with its first read never waits."""
     admission = UploadAdmission(0)
@@ -39,6 +41,7 @@ async def test_a_small_upload_never_waits() -> None:
         await admission.admit("small", FREE_BYTES)
 
 
+@in_virtual_time
 async def test_one_upload_is_always_admitted() -> None:
     """However small the memory, one upload at a time is admitted."""
     admission = MemoryBudget(1).admission
@@ -48,6 +51,7 @@ async def test_one_upload_is_always_admitted() -> None:
             admission.leave(number)
 
 
+@in_virtual_time
 async def test_as_many_fast_uploads_as_fit_are_admitted() -> None:
     """As many fast uploads as chunks fit are admitted, the others in order, each to its end."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=10, patience_s=10)
@@ -73,6 +77,7 @@ async def test_as_many_fast_uploads_as_fit_are_admitted() -> None:
     assert order == list(range(30))
 
 
+@in_virtual_time
 async def test_stalled_clients_have_no_weight() -> None:
     """A client that sends nothing for a while has weight 0, although its upload stays open."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
@@ -81,6 +86,7 @@ async def test_stalled_clients_have_no_weight() -> None:
             await enter(admission, number)
 
 
+@in_virtual_time
 async def test_slow_clients_have_small_weights() -> None:
     """Clients with small chunks have small weights, so that many are admitted together."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
@@ -98,7 +104,7 @@ async def test_slow_clients_have_small_weights() -> None:
         await asyncio.gather(*(upload(number) for number in range(12)))
 
 
-@pytest.mark.slow
+@in_virtual_time
 async def test_fast_clients_keep_their_weight() -> None:
     """A client that keeps sending large chunks keeps its weight."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
@@ -115,6 +121,7 @@ async def test_fast_clients_keep_their_weight() -> None:
     assert waited
 
 
+@in_virtual_time
 async def test_a_client_that_waits_for_the_disk_is_not_stalled() -> None:
     """While a chunk is being written to a slow disk, its client does not count as stalled."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
@@ -130,6 +137,7 @@ async def test_a_client_that_waits_for_the_disk_is_not_stalled() -> None:
     assert waited
 
 
+@in_virtual_time
 async def test_no_upload_waits_for_ever() -> None:
     """If no upload ends, another one is admitted from time to time."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
@@ -141,6 +149,7 @@ async def test_no_upload_waits_for_ever() -> None:
             await enter(admission, "fast")
 
 
+@in_virtual_time
 async def test_a_cancelled_wait_frees_its_place() -> None:
     """A cancelled wait frees its place, whether it was admitted already or not."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=10, patience_s=60)

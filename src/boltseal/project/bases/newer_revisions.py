@@ -5,6 +5,7 @@
 1. Of a current base whose registry keeps a ledger, the tags of its repository are needed: the scan has them if it has all
    of the registry's; else one list. Mirrored repositories are skipped, because their tags are an upstream's.
 2. A tag counts only if it has a revision by `policy.tag_revisions`, and is sealed: one list of the repository's tag changes.
+   A registry lists a change when it is signed, a moment after the push, so the list is read again if it lacks a tag.
 3. What can't be read makes a current image unknown.
 
 An outdated image that its own newest revision replaces is `superseded` if that one is current. A mutable tag never is: its
@@ -14,14 +15,16 @@ name of the revision to use instead.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from boltseal.client.ledger_records import list_entries
+from boltseal.client.ledger_records import SIGNED_PAUSE_S, list_entries
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
-from boltseal.errors import BoltsealError, TooLarge
+from boltseal.errors import BoltsealError, TooLarge, Unavailable
 from boltseal.ledger.entry import CHANGES, MODE_SEALED, MODE_SETTLING
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
@@ -32,6 +35,8 @@ from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.image_documents import RemoteRepository
 
 MAX_TAGS: Final = 200_000
+SIGNED_TIMEOUT_S: Final = 3.0
+"""How long to wait for the signed entry of a tag that the registry lists."""
 LASTING: Final = frozenset({MODE_SEALED, MODE_SETTLING})
 """The modes of tags that never resolve to another image."""
 REPLACEABLE: Final = frozenset({BaseStatus.OUTDATED, BaseStatus.UNKNOWN})
@@ -57,6 +62,8 @@ class Revisions:
         self._tags: dict[RemoteRepository, frozenset[Tag]] = {}
         self._newer: dict[tuple[RemoteRepository, str], Mapping[Tag, Tag]] = {}
         self._sealed: dict[RemoteRepository, Mapping[str, bool]] = {}
+        self._waited: set[RemoteRepository] = set()
+        """The repositories with a tag that was not listed within the time; another one is not waited for."""
 
     def saw_all(self, registry: str, images: Iterable[Reference]) -> None:
         """Take over the tags of a scan that has all tags of a registry."""
@@ -71,6 +78,7 @@ class Revisions:
         self._tags.clear()
         self._newer.clear()
         self._sealed.clear()
+        self._waited.clear()
 
     async def of_bases(
         self, bases: Iterable[Reference], resolve: Resolve
@@ -113,19 +121,35 @@ class Revisions:
         return replace(base, tag=tag)
 
     async def is_sealed(self, image: Reference) -> bool:
-        """Return whether a tag is sealed, by its registry's ledger; without a ledger, whether it looks like a release.
+        """Return whether an existing tag is sealed, by its registry's ledger; without a ledger, whether it looks like a release.
 
-        Raises: errors of the registry.
+        Raises: Unavailable: the registry has not signed the push of the tag yet; errors of the registry.
         """
         remote = _repository(image)
         if not self._has_ledger(image.registry):
             return image.tag is not None and looks_like_release(image.tag)
-        sealed = self._sealed.get(remote)
-        if sealed is None:
-            entries = await list_entries(self._transport, image.registry, image.repository, CHANGES)
-            sealed = {each.entry.tag: each.entry.extra.get("mode") in LASTING for each in entries if each.entry.tag}
-            self._sealed[remote] = sealed
-        return sealed.get(image.tag or "", False)
+        tag = image.tag or ""
+        sealed = self._sealed.get(remote) or await self._read_sealed(remote)
+        if tag in sealed or _is_mirrored(image):
+            return sealed.get(tag, False)
+        if remote not in self._waited:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SIGNED_TIMEOUT_S):
+                    while True:
+                        if tag in (sealed := await self._read_sealed(remote)):
+                            return sealed[tag]
+                        await asyncio.sleep(SIGNED_PAUSE_S)
+            self._waited.add(remote)
+        raise Unavailable(
+            f"{image.registry} lists no signed entry of {image.by_tag} in its ledger, so it is not known whether the tag is sealed: if "
+            "it was pushed a moment ago, run this again when it is signed"
+        )
+
+    async def _read_sealed(self, remote: RemoteRepository) -> Mapping[str, bool]:
+        entries = await list_entries(self._transport, remote.registry, remote.repository, CHANGES)
+        sealed = {each.entry.tag: each.entry.extra.get("mode") in LASTING for each in entries if each.entry.tag}
+        self._sealed[remote] = sealed
+        return sealed
 
     async def judged(self, reports: list[BaseReport], resolve: Resolve) -> list[BaseReport]:
         """Judge images on the current image of a sealed tag by the newest revision of that tag."""

@@ -21,9 +21,9 @@ def plan_purge(settings: Settings, ref: str) -> PurgeResult:
 
 
 def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResult) -> PurgeResult:
-    """Purge an image, by a tag or by its digest. `confirmed`: the plan, whose image and tags are the only ones that may go.
+    """Purge an image, by a tag or by its digest. `confirmed`: the plan, whose image, tags and parts are the only ones that may go.
 
-    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; PurgeTargetChanged: another image or other tags than planned.
+    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; PurgeTargetChanged: it is another image than planned, or has other tags or further parts.
     """
     reason, local = required_reason(reason), local_reference(ref, settings)
     purged = on_store(
@@ -33,7 +33,7 @@ def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResul
             local.named,
             local_admin(),
             reason,
-            confirmed=ConfirmedPurge(confirmed.digest, frozenset(confirmed.tags)),
+            confirmed=ConfirmedPurge(confirmed.digest, frozenset(confirmed.tags), confirmed.parts),
         ),
         oldest=FORMAT,
     )

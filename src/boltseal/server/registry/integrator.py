@@ -6,10 +6,11 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
 1. Take the signing lock, or go on without it if another process holds it for some seconds. Read key, high-water mark and
    database, the database in one snapshot.
 2. Compare: the database must have everything that was ever signed, unchanged. `LedgerInDoubt` names the difference.
-   Where there is a bucket, it must still be this registry's (`BucketOwner.confirm`): its owner is read beside the mark, before any
-   tile is written, since a tile in another registry's bucket would stop that one's ledger.
 3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
    is the head: a process signed it and died before step 5.
+   Where there is a bucket, state the new head in its owner object (`BucketOwner.state`): a conditional write, which fails if the bucket
+   is not this registry's any more. A comparison before the write would not do: a server may be paused after it, and then write tiles
+   into another registry's bucket, which stop that one's ledger, or sign a second history.
    Where the tree is published as objects (`published_tree`), write the new tiles and bundles.
 4. Sign, and raise the mark by compare-and-swap. It is durable from here on, so no other tree of this size is ever signed. A
    process on another host that was faster moved the mark; then begin again with step 1.
@@ -24,7 +25,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -40,7 +40,13 @@ from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.published_tree import PublishedAhead, PublishedTree
-from boltseal.server.storage.bucket_owner import COMPARED_FOR_S, BucketOwner, BucketTaken, OwnerUnreachable
+from boltseal.server.storage.bucket_owner import (
+    COMPARED_FOR_S,
+    BucketOwner,
+    BucketTaken,
+    OwnerUnreachable,
+    StatedOtherwise,
+)
 from boltseal.server.storage.ledger_doubts import LedgerDoubts
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.ledger_mark import MarkMoved
@@ -52,8 +58,6 @@ BATCH: Final = 16_384
 """Maximum number of entries that one checkpoint adds; a million at once would have to fit in memory."""
 MOVES: Final = 5
 """How often to begin again because a process on another host signed meanwhile."""
-OWNER_WITHIN_S: Final = 2.0
-"""How long before its tiles are written the owner of the bucket may have been compared."""
 CHECKS: Final = 5
 """How often `check` compares before a doubt counts: other processes sign and rotate keys beside it."""
 
@@ -263,7 +267,7 @@ class Integrator:
         head = None
         while True:  # one batch a round; entries that arrive meanwhile wait for the next call
             # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
-            key, mark = self._keys.key(), self._mark_beside_owner()
+            key, mark = self._keys.key(), self._keys.mark()
             seen = self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
@@ -282,30 +286,17 @@ class Integrator:
             if head.size == seen.size:
                 return head
 
-    def _mark_beside_owner(self) -> bytes | None:
-        """Return the mark. If there is something to sign, compare the owner of the bucket at the same time: a receipt waits for both.
-
-        Raises: as `check_owner` and `LedgerKeys.mark`.
-        """
-        seen = self._read()
-        if self._owner is None or seen is None or seen.size == seen.signed:
-            return self._keys.mark()
-        with ThreadPoolExecutor(1, thread_name_prefix="boltseal-owner") as beside:
-            compared = beside.submit(self.check_owner)
-            mark = self._keys.mark()
-            compared.result()
-        return mark
-
     def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes) -> Checkpoint:
-        self.check_owner(OWNER_WITHIN_S)
         to = marked.size if marked.size > seen.signed else min(seen.size, seen.signed + BATCH)
         grown = self._database.read_and_wait(lambda snapshot: _grown(snapshot, seen.signed, to, self.log))
         head = Checkpoint(seen.origin, grown.size, grown.root)
         if to == marked.size:
             if marked.root != head.root:
                 raise LedgerInDoubt(f"the first {to} entries of the ledger are not the ones that were signed")
+            self.check_owner()  # the note was stated when it was signed; a server that lost the bucket does not publish it
             note = mark
         else:
+            self._state(seen, head, mark)
             self._add_to_published(seen.origin, grown, key, mark)
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note, before=mark)
@@ -314,6 +305,28 @@ class Integrator:
         self._compared = (note, stored)
         self._publish(seen.origin, note, key)
         return head
+
+    def _state(self, seen: _Seen, head: Checkpoint, mark: bytes) -> None:
+        """State the head in the owner object of the bucket. Raises: LedgerInDoubt, MarkMoved, Unavailable."""
+        if self._owner is None:
+            return
+
+        def root_of(size: int) -> bytes:
+            return self._database.read_and_wait(lambda held: _root(held, size, seen.signed, self.log))
+
+        try:
+            self._owner.state(self.log.name, head, root_of)
+        except BucketTaken as error:
+            raise LedgerInDoubt(error.message) from error
+        except StatedOtherwise as error:
+            if self._keys.mark() != mark or head.size < error.stated.size <= self._entries():
+                raise MarkMoved("another process states and signs more entries meanwhile") from error
+            raise LedgerInDoubt(
+                f"{error.message}: this data is an old copy, or was restored without the last entries; see `boltseal ledger recover`"
+            ) from error
+
+    def _entries(self) -> int:
+        return self._database.read_and_wait(lambda held: ledger_store.size(held, self.log))
 
     def _add_to_published(self, origin: str, grown: Grown, key: SigningKey, mark: bytes) -> None:
         if self._published is None:
@@ -417,6 +430,16 @@ def _grown(snapshot: Snapshot, size: int, to: int, log: Log) -> Grown:
         raise LedgerInDoubt(f"not all of the ledger's entries {size} to {to - 1} are stored as they were written")
     try:
         return grow(size, ledger_tree.tiles(snapshot, edge(size), log), [leaf_hash(line) for line in lines])
+    except TileInvalid as error:
+        raise LedgerInDoubt(f"the ledger's stored tree is invalid: {error.message}") from error
+
+
+def _root(snapshot: Snapshot, size: int, signed: int, log: Log) -> bytes:
+    """Return the root of the first `size` entries, of which `signed` are in the stored tree. Raises: LedgerInDoubt."""
+    if size > signed:
+        return _grown(snapshot, signed, size, log).root
+    try:
+        return ledger_tree.root(snapshot, size, signed, log)
     except TileInvalid as error:
         raise LedgerInDoubt(f"the ledger's stored tree is invalid: {error.message}") from error
 

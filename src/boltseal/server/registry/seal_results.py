@@ -10,10 +10,11 @@ from boltseal.oci.reference import Repository, Tag
 
 
 class ConfirmedPurge(NamedTuple):
-    """The image that may be purged, and all tags that may go with it, as a person confirmed them."""
+    """The image that may be purged, all tags, and all manifests and blobs that may go with it, as a person confirmed them."""
 
     digest: Digest
     tags: frozenset[Tag]
+    parts: frozenset[Digest]
 
 
 class SealChange(NamedTuple):
@@ -78,3 +79,7 @@ class Purged:
     blobs: tuple[Digest, ...]
     kept: tuple[KeptPart, ...]
     elsewhere: tuple[OtherCopy, ...]
+
+    def confirmed(self) -> ConfirmedPurge:
+        """Return this plan as what a person confirmed."""
+        return ConfirmedPurge(self.digest, frozenset(self.tags), frozenset((*self.manifests, *self.blobs)))

@@ -55,7 +55,7 @@ class BytesLeft(Unavailable):
 
 
 class PurgeTargetChanged(Precondition):
-    """The tag resolves to another image, or other tags resolve to the image, than a person confirmed."""
+    """The tag resolves to another image, other tags resolve to it, or further parts would go with it, than a person confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class Seals:
         If there are many tags, each transaction deletes some, the last one the rest. `confirmed`: nothing else may be purged.
 
         Raises:
-            PurgeTargetChanged: it is another image, or has other tags, than the confirmed one.
+            PurgeTargetChanged: it is another image than the confirmed one, or has other tags, or further parts would go with it.
             ManifestUnknown: the repository has no such manifest.
             SealedDelete: another sealed image contains it; that one has to be purged first.
             BytesLeft: the image is removed, but the store failed to delete some of its bytes.
@@ -293,6 +293,8 @@ class Seals:
             if self._tag_writer.first_tag_at(tx, repository, twin) is not None:
                 return _PurgeStep(digest, tags)
         purged = self._purge_image(tx, repository, twins, [*gone, *tags], actor, reason)
+        if confirmed is not None:
+            _refuse_further_parts(repository.name, purged, confirmed, len(gone))
         unreferenced.note_purged(tx, [str(blob) for blob in purged.blobs])
         return _PurgeStep(digest, tags, purged)
 
@@ -436,9 +438,23 @@ def _refuse_other_image(repository: Repository, digest: Digest, tags: list[Tag],
     raise PurgeTargetChanged(f"{change}; nothing was deleted; run the command again")
 
 
-def _listed(tags: Sequence[Tag]) -> str:
+def _refuse_further_parts(repository: Repository, purged: Purged, confirmed: ConfirmedPurge, deleted_tags: int) -> None:
+    """Raise PurgeTargetChanged if a purge deletes parts that a person has not seen, such as those of a push since then.
+
+    A part that stays because something needs it since then is no reason: the result names it.
+    """
+    further = sorted({*purged.manifests, *purged.blobs} - confirmed.parts)
+    if further:
+        done = f"{deleted_tags} tags were deleted" if deleted_tags else "nothing was deleted"
+        raise PurgeTargetChanged(
+            f"the parts of {purged.digest.short} in {repository} have changed: {_listed(further)} would go with it as well; {done}; "
+            "run the command again"
+        )
+
+
+def _listed(tags: Sequence[Tag] | Sequence[Digest]) -> str:
     more = f" and {len(tags) - MAX_LISTED} more" if len(tags) > MAX_LISTED else ""
-    return (", ".join(tags[:MAX_LISTED]) or "no tag") + more
+    return (", ".join(map(str, tags[:MAX_LISTED])) or "no tag") + more
 
 
 def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow:

@@ -1,12 +1,18 @@
 """Keeps two registries from one prefix of a bucket: an object names the registry that deletes objects there.
 
-    PREFIX/owner         JSON: {"format": 1, "registry": "<32 hex>"}, created once by a conditional write
+    PREFIX/owner         JSON: {"format": 1, "registry": "<32 hex>", "signing": {"<log>": {"origin": "<name>", "size": <entries>,
+                         "root": "<64 hex>"}}}, created once by a conditional write. `signing`: the checkpoint of each log that was
+                         signed last, or was about to be; absent before the first
     PREFIX/owner.probe   written by each start, move and restore, to find out whether the S3 server honours conditional writes
 
-The ID is random and is in the database too. The two are compared at a start, before objects are deleted, before each signature of
+The ID is random and is in the database too. The two are compared at a start, before objects are deleted, with each signature of
 a log, and otherwise at most `COMPARED_FOR_S` after the last time, while a server runs. A move and a restore replace the object in
 their last step (`take_over`), a rebuild before its first (`begin_rebuild`). A bucket without the object gets it if the prefix is
 empty, or has an object that a row of this database names.
+
+A registry states each checkpoint in the object by a conditional write, before it writes tiles or signs (`state`). So a server that
+lost the bucket can't sign: its write fails, however long it was paused after a comparison. The new owner keeps the former one's
+statements, and signs no checkpoint that contradicts them. So two registries never sign two histories of one ledger.
 
 A prefix inside another registry's prefix is safe as well: no key of one registry has the form of the other's keys, because all
 keys of boltseal have a fixed number of parts, and their last parts differ (`object_comparison.KEYS`).
@@ -19,8 +25,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -28,6 +36,7 @@ from typing import Final
 import structlog
 
 from boltseal.errors import Invalid, Unavailable
+from boltseal.ledger.checkpoint import Checkpoint
 from boltseal.server.storage.metadata import bucket_rows
 from boltseal.server.storage.metadata.bucket_rows import OwnerRow
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
@@ -42,6 +51,8 @@ _MOST_BYTES: Final = 4096
 _LOOKED_AT: Final = 8
 COMPARED_FOR_S: Final = 20.0
 """How long a running server that signs nothing relies on its last comparison with the owner object."""
+_TRIES: Final = 5
+"""How often a statement or a take-over begins again because the registry's servers wrote theirs meanwhile."""
 _is_id = re.compile(r"[0-9a-f]{32}").fullmatch
 
 _log = structlog.get_logger(__name__)
@@ -63,6 +74,14 @@ class OwnerUnreachable(Unavailable):
     """The owner object can't be read or written now."""
 
 
+class StatedOtherwise(Unavailable):
+    """The owner object states another checkpoint of this log, which `stated` is, so this one must not be signed."""
+
+    def __init__(self, stated: Checkpoint, message: str) -> None:
+        super().__init__(message)
+        self.stated = stated
+
+
 class BucketOwner:
     """The owner object of one registry's prefix. `shown`: the address of the prefix. Every method blocks."""
 
@@ -73,7 +92,10 @@ class BucketOwner:
         self._compared_s = -math.inf
         """When `confirm` found that the bucket is this registry's (monotonic)."""
         self.lost: str | None = None
-        """Why nothing may be written: another registry has the bucket, as of the last `confirm`; None: this one has it."""
+        """Why nothing may be written: another registry has the bucket, as of the last comparison; None: this one has it."""
+        self._seen: SmallObject | None = None
+        """The owner object as this process wrote it last, if nothing was found to have replaced it."""
+        self._stating = threading.Lock()
 
     def claim(self) -> None:
         """Compare at a start, and create the object where it is missing.
@@ -110,16 +132,42 @@ class BucketOwner:
         """
         if time.monotonic() - self._compared_s < within_s:
             return
-        self._compared_s = -math.inf
-        known = self._database.read_and_wait(bucket_rows.owner)
-        try:
-            found = self.registry()
-            if found != (None if known is None else known.registry):
-                raise self._taken(known, found)
-        except BucketTaken as error:
-            self.lost = f"{error.message}; {_UNCHANGED}"
-            raise BucketTaken(self.lost) from error
-        self.lost, self._compared_s = None, time.monotonic()
+        self._compare_running(owner_now(self._client))
+
+    def state(self, log: str, head: Checkpoint, root_of: Callable[[int], bytes]) -> None:
+        """State the checkpoint of a log that is about to be signed, if the bucket is still this registry's. One conditional write.
+
+        When this returns, the bucket was this registry's at the moment of the write, and every later owner finds the statement.
+        `root_of`: returns the root of this registry's first entries of the log, as many as it is given.
+        Raises:
+            BucketTaken: another registry has the bucket; nothing was written.
+            StatedOtherwise: a checkpoint of more entries, or of other entries, was stated before.
+            Unavailable: perhaps stated; a repetition is harmless.
+        """
+        with self._stating:
+            for _ in range(_TRIES):
+                # What this process wrote last needs no look: if it was replaced since, the conditional write fails.
+                found, self._seen = self._seen, None
+                if found is None:
+                    found = owner_now(self._client)
+                    self._compare_running(found)
+                if (
+                    found is None
+                ):  # and no row: a command signs, and no server has started on this bucket, which claims it
+                    return
+                signing = _statements(found)
+                _compare_statements(signing.get(log), head, root_of)
+                content = _document(registry_in(found, self._shown) or "", {**signing, log: head})
+                try:
+                    version = self._client.put_if(KEY, content, _version(found))
+                except ObjectChanged:
+                    continue  # a server of this registry stated, another registry took over, or an answer was lost
+                self._seen = SmallObject(content, version)
+                self.lost, self._compared_s = None, time.monotonic()
+                return
+            raise OwnerUnreachable(
+                "the owner object of the bucket is replaced by other servers again and again; try again"
+            )
 
     def begin_rebuild(self) -> None:
         """Make the registry that is rebuilt, which has a new ID, the owner of the bucket. A repetition goes on.
@@ -156,6 +204,19 @@ class BucketOwner:
     def registry(self) -> str | None:
         """Return the ID of the registry that has the prefix, None if no object names one. Raises: BucketTaken, Unavailable."""
         return registry_in(owner_now(self._client), self._shown)
+
+    def _compare_running(self, found: SmallObject | None) -> None:
+        """Compare an owner object that was read or written just now, and remember the result. Raises: BucketTaken."""
+        self._compared_s = -math.inf
+        known = self._database.read_and_wait(bucket_rows.owner)
+        try:
+            registry = registry_in(found, self._shown)
+            if registry != (None if known is None else known.registry):
+                raise self._taken(known, registry)
+        except BucketTaken as error:
+            self.lost = f"{error.message}; {_UNCHANGED}"
+            raise BucketTaken(self.lost) from error
+        self.lost, self._compared_s = None, time.monotonic()
 
     def _compare(self, snapshot: Snapshot | None = None) -> OwnerRow:
         """Return the row if the owner object has its ID. Raises: BucketTaken, Unavailable."""
@@ -272,22 +333,31 @@ def registry_in(found: SmallObject | None, shown: str) -> str | None:
 
 
 def take_over(client: ObjectClient, registry: str, shown: str, before: SmallObject | None) -> None:
-    """Make a new ID the owner of a prefix, if the owner object still is the one that `owner_now` returned.
+    """Make a new ID the owner of a prefix, if the owner still is the one that `owner_now` returned.
 
-    The former owner deletes nothing there from now on, and its next start is refused.
+    The former owner signs and deletes nothing there from now on, and its next start is refused. What it has signed stays stated.
     Raises: BucketTaken: another registry became the owner meanwhile, or the object is gone. Unavailable: perhaps done; a repetition
     begins with `owner_now` again.
     """
-    document = _document(registry)
-    try:
-        client.put_if(KEY, document, None if before is None else _version(before))
-    except ObjectChanged:  # another registry was faster, or the answer to this request was lost
-        found = client.get(KEY, _MOST_BYTES)
-        if found is None or found.content != document:
-            raise BucketTaken(
-                f"another registry became the owner of {shown} meanwhile: find out which server or command did that; then repeat "
-                "this one, or name an unused prefix with [storage] blobs"
-            ) from None
+    found = before
+    for _ in range(_TRIES):
+        document = _document(registry, {} if found is None else _statements(found))
+        try:
+            client.put_if(KEY, document, None if found is None else _version(found))
+        except (
+            ObjectChanged
+        ):  # the owner has signed, another registry was faster, or the answer to this request was lost
+            found = client.get(KEY, _MOST_BYTES)
+            if found is not None and found.content == document:
+                return
+            if before is None or found is None or registry_in(found, shown) != registry_in(before, shown):
+                raise BucketTaken(
+                    f"another registry became the owner of {shown} meanwhile: find out which server or command did that; then repeat "
+                    "this one, or name an unused prefix with [storage] blobs"
+                ) from None
+        else:
+            return
+    raise OwnerUnreachable(f"the owner of {shown} signs again and again: stop its servers, and repeat this command")
 
 
 def _version(found: SmallObject) -> str:
@@ -304,8 +374,44 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def _document(registry: str) -> bytes:
-    return json.dumps({"format": FORMAT, "registry": registry}).encode()
+def _document(registry: str, signing: Mapping[str, Checkpoint] | None = None) -> bytes:
+    document: dict[str, object] = {"format": FORMAT, "registry": registry}
+    if signing:
+        document["signing"] = {
+            log: {"origin": head.origin, "size": head.size, "root": head.root.hex()} for log, head in signing.items()
+        }
+    return json.dumps(document).encode()
+
+
+def _statements(found: SmallObject) -> dict[str, Checkpoint]:
+    """Return the last statement of each log in an owner object with an ID. Raises: BucketTaken: they can't be read."""
+    try:
+        stated = json.loads(found.content).get("signing", {})
+        return {
+            log: Checkpoint(str(head["origin"]), int(head["size"]), bytes.fromhex(head["root"]))
+            for log, head in stated.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BucketTaken(
+            f"the owner object of the bucket does not say what was signed last ({type(error).__name__}): {_DAMAGED}"
+        ) from error
+
+
+def _compare_statements(stated: Checkpoint | None, head: Checkpoint, root_of: Callable[[int], bytes]) -> None:
+    """Check that a checkpoint continues the one that was stated last. Raises: StatedOtherwise."""
+    if stated is None or stated.origin != head.origin:  # the first one, or that of a ledger which was recovered
+        return
+    if stated.size > head.size:
+        raise StatedOtherwise(
+            stated,
+            f"{stated.size} entries of the log were signed, or were about to be, by a server that had this bucket; this one has "
+            f"{head.size}",
+        )
+    if stated.root != (head.root if stated.size == head.size else root_of(stated.size)):
+        raise StatedOtherwise(
+            stated,
+            f"the first {stated.size} entries of the log are not the ones that a server with this bucket has signed",
+        )
 
 
 UNFINISHED: Final = (

@@ -28,7 +28,7 @@ from boltseal.server.auth.access import Access
 from boltseal.server.commands.tag_restore import parse_target
 from boltseal.server.registry import Registry
 from boltseal.server.registry.models import Conditions
-from boltseal.server.registry.seal_results import ConfirmedPurge, Purged, SealChange
+from boltseal.server.registry.seal_results import Purged, SealChange
 from boltseal.server.registry.seals import PurgeTargetChanged
 
 Reason = Annotated[str, Meta(max_length=4096, description="Why; recorded permanently.")]
@@ -276,8 +276,7 @@ class TagChanges:
                 f"{repository} has changed: another image, other tags or other parts would be deleted than the confirmed ones; "
                 "nothing was deleted; request another dry run"
             )
-        confirmed = ConfirmedPurge(planned.digest, frozenset(planned.tags))
-        purged = await seals.purge(repository, reference, request.actor, reason, confirmed=confirmed)
+        purged = await seals.purge(repository, reference, request.actor, reason, confirmed=planned.confirmed())
         return self._purged(request, repository, purged, plan, dry_run=False)
 
     def _purged(
