@@ -336,7 +336,7 @@ def test_a_quota_in_the_middle_of_a_deploy_takes_back_what_was_applied(saved: Sa
 
 @pytest.mark.parametrize("command", ["removal"])
 def test_a_quota_of_secrets(saved: Saved, command: str) -> None:
-    """Without room for the lock nothing is deployed; without room for the record the release waits on this machine."""
+    """If it forbids the lock, nothing is deployed; if it forbids the record, the release waits on this machine."""
     shop = saved.shop
     secrets = len(shop.api.names("Secret"))
     quota(shop, "count/secrets", secrets)

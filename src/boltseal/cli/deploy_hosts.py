@@ -58,7 +58,7 @@ def deploy_hosts(
     if any(refused):
         raise Invalid(
             "--update and --build can't be combined with several hosts: lock first, by `boltseal lock --update`, and build and push "
-            "first, by `boltseal publish`, since an image that one host builds is not on the others"
+            "first, by `boltseal build`, since an image that one host builds is not on the others"
         )
     if command.resumed:
         if targets.canary or targets.parallel:
