@@ -95,6 +95,52 @@ def hammer(address: str, request: bytes, seconds: float, connections: int = CONN
     return count / elapsed
 
 
+# --- requests at a fixed rate, beside another load ----------------------------------------------------------------
+
+
+class Paced:
+    """Sends requests in turn at a fixed rate, on connections that stay open, while the block runs.
+
+    `answered`, `refused`: how many got 200, and another status. An answer that is late delays the next request of its connection only.
+    """
+
+    def __init__(
+        self, address: str, requests: Sequence[bytes], per_second: float, connections: int = CONNECTIONS
+    ) -> None:
+        self._address = address
+        self._requests = requests
+        self._every_s = connections / per_second
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._send, args=(number,)) for number in range(connections)]
+        self.answered = self.refused = 0
+
+    def __enter__(self) -> Paced:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self, number: int) -> None:
+        with _connect(self._address) as connection:
+            next_s = time.perf_counter() + self._every_s * number / len(self._threads)
+            while not self._stop.wait(max(0.0, next_s - time.perf_counter())):
+                connection.sendall(self._requests[number % len(self._requests)])
+                head, rest = _read_head(connection)
+                left = _content_length(head) - len(rest)
+                while left > 0:
+                    left -= len(connection.recv(min(left, BUFFER_BYTES)))
+                with self._lock:
+                    self.answered += head.startswith(b"HTTP/1.1 200")
+                    self.refused += not head.startswith(b"HTTP/1.1 200")
+                number += len(self._threads)
+                next_s += self._every_s
+
+
 # --- whole files ------------------------------------------------------------------------------------------------
 
 

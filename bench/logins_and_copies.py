@@ -37,6 +37,7 @@ from tests.servers import Server
 USER, PASSWORD = "bench", "a word for the benchmark"
 BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 REPOSITORIES, TAGS = 500, 20
+LOGIN_USERS, LOGINS_PER_SECOND = 64, 1000.0
 BOTH_CORES = ("taskset", "-c", "0,1")
 
 
@@ -50,6 +51,17 @@ def measures() -> Iterator[Measure]:
             Figure("guarded-bearer", "manifest GET with a token, with an access log", "/s", goals={OPEN: 0.85}),
         ),
         _guarded,
+    )
+    yield Measure(
+        "logins",
+        (BOLTSEAL,),
+        (
+            Figure("logins-alone", "pull of a manifest, p99", "ms", True),
+            Figure("logins-beside", "pull of a manifest, p99, beside 1,000 logins a second", "ms", True),
+            Figure("logins-ratio", "how much slower that is (2 are promised)", "times", True),
+            Figure("logins-rate", "logins that were answered meanwhile (1,000 are wanted)", "/s"),
+        ),
+        _logins,
     )
     yield Measure(
         "poll",
@@ -91,6 +103,44 @@ def _guarded(run: Run, peer: str) -> Sequence[float]:
         headers += [f"Authorization: {authorization}"] if peer == BOLTSEAL else []
         rates.append(load.wrk(at.server.url + at.by_tag, run.seconds, headers).per_second)
     return rates
+
+
+def _logins(run: Run, peer: str) -> Sequence[float]:
+    """Pull with a token, alone and beside users who log in as `docker login` does: with user and password at the token service."""
+    at = _server(run, peer)
+    if "many users" not in run.kept:
+        hashed = hash_password(PASSWORD)
+        users = UserFile(at.server.folder.with_name(f"{at.server.folder.name}.keys") / "htpasswd")
+        for number in range(LOGIN_USERS):
+            users.put(f"user{number}", hashed)
+        for number in range(
+            LOGIN_USERS
+        ):  # the first login of a user computes a bcrypt hash, which takes long on purpose
+            login = (f"user{number}", PASSWORD)
+            httpx2.get(f"{at.server.url}/token", auth=login, timeout=60, trust_env=False).raise_for_status()
+        run.kept["many users"] = True
+    scope = "repository:bench/app:pull"
+    asked = httpx2.get(
+        f"{at.server.url}/token", params={"scope": scope}, auth=(USER, PASSWORD), trust_env=False
+    ).raise_for_status()
+    headers = [f"Accept: {MANIFEST_TYPE}", f"Authorization: Bearer {asked.json()['token']}"]
+    alone = load.wrk(at.server.url + at.by_tag, run.seconds, headers).p99_ms
+    with load.Paced(at.server.address, _login_requests(at.server), LOGINS_PER_SECOND) as logins:
+        started = time.perf_counter()
+        beside = load.wrk(at.server.url + at.by_tag, run.seconds, headers).p99_ms
+        rate = logins.answered / (time.perf_counter() - started)
+    if logins.refused:
+        raise load.WrongAnswer(f"{logins.refused} logins were refused")
+    return (alone, beside, beside / alone, rate)
+
+
+def _login_requests(server: Server) -> list[bytes]:
+    basic = (base64.b64encode(f"user{number}:{PASSWORD}".encode()).decode() for number in range(LOGIN_USERS))
+    return [
+        f"GET /token?account=user{number}&scope=repository:bench/app:pull HTTP/1.1\r\nHost: {server.address}\r\n"
+        f"Authorization: Basic {login}\r\n\r\n".encode()
+        for number, login in enumerate(basic)
+    ]
 
 
 def _server(run: Run, peer: str) -> Readable:

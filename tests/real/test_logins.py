@@ -200,6 +200,40 @@ def test_a_token_is_the_password_of_a_program(client: Client, guarded: Guarded, 
     assert text[19:] not in outside.text + after.text + other_owner.text
 
 
+def test_crane_pushes_and_pulls_with_a_token(guarded: Guarded, repository: str, crane: str, tmp_path: Path) -> None:
+    """crane stores an API token as login, pushes and pulls within its scope, and can do neither after it is revoked."""
+    on_data = ("--data", guarded.server.folder)
+    program.call("admin", "user", "add", "robot", "--service", *on_data)
+    create = ("admin", "token", "create", "--owner", "robot", "--repositories", "shop/**", *on_data)
+    text = program.call(*create, "--action", "pull", "--action", "push").out.strip()
+    (tmp_path / "words").write_text("by crane")
+    run("tar", "-cf", "layer.tar", "words", cwd=tmp_path).checked()
+    env = {"DOCKER_CONFIG": str(tmp_path), "SSL_CERT_FILE": str(guarded.trust / "ca.crt")}
+    name = f"{guarded.host}/{repository}:1.0.0"
+
+    def ask(*argv: str) -> CommandResult:
+        return run(crane, *argv, env=env, cwd=tmp_path)
+
+    before = ask("append", "--new_layer", "layer.tar", "--new_tag", name)
+    ask("auth", "login", guarded.host, "-u", "robot", "-p", text).checked()
+    pushed = ask("append", "--new_layer", "layer.tar", "--new_tag", name)
+    digest = ask("digest", name)
+    pulled = ask("pull", name, "image.tar")
+    outside = ask("copy", name, f"{guarded.host}/elsewhere/app:1.0.0")
+    revoked = program.call("admin", "token", "revoke", text[9:19], *on_data)
+    after = ask("pull", name, "again.tar")
+
+    assert not before.ok
+    pushed.checked()
+    pulled.checked()
+    assert digest.checked().strip() in pushed.text
+    assert (tmp_path / "image.tar").stat().st_size > 0
+    assert not outside.ok
+    assert revoked.code == 0, revoked.err
+    assert not after.ok
+    assert text[19:] not in before.text + outside.text + after.text
+
+
 def test_a_login_that_may_only_pull_is_refused_with_the_reason(client: Client, repository: str) -> None:
     """A push with a login that may only pull is refused, and the client shows the registry's message."""
     client.login("prod", PASSWORD).checked()

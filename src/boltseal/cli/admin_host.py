@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -31,6 +31,11 @@ admin_host = typer.Typer(
 RegistryServerOption = Annotated[
     str, typer.Option("--server", metavar="HOST", show_default=False, help="The registry that the hosts report to.")
 ]
+_HOST_COLUMNS: Final = ("HOST", "STATE", "LAST REPORT", "LOGIN", "REPORTS")
+_CHECKED: Final = ("hold", "differ", "unknown")
+_COMPARED: Final = ("match boltseal.lock", "differ from it", "could not be compared")
+"""What the counts of a report mean: those of `scrub` and `deploy` are of checked images, those of `ps` of containers."""
+
 HostArgument = Annotated[
     str, typer.Argument(metavar="NAME", show_default=False, help="The name of a host, as `ls` shows it.")
 ]
@@ -75,7 +80,7 @@ def list_hosts(
             output.add(**_host_fields(each, each.state))
         if found and not as_json:
             rows = [(each.name, _state(each), each.last, each.login or "-", _reports(each)) for each in found]
-            print_table(("HOST", "STATE", "LAST REPORT", "LOGIN", "REPORTS"), rows)
+            print_table(_HOST_COLUMNS, rows, _HOST_COLUMNS[:3])
         elif not found:
             output.say("no host has reported")
 
@@ -197,7 +202,11 @@ def _reports(host: HostInfo) -> str:
 def _report(report: HostReportInfo) -> str:
     due = "" if report.due is None else f", {'OVERDUE since' if report.overdue else 'next until'} {report.due}"
     counts = report.counts
-    found = "" if counts is None else f", {counts.holds} hold, {counts.differs} differ, {counts.unknown} unknown"
+    words = _COMPARED if report.kind == "ps" else _CHECKED
+    numbers = () if counts is None else (counts.holds, counts.differs, counts.unknown)
+    if report.kind == "ps" and not any(numbers):  # there was no lock to compare with
+        numbers = ()
+    found = "".join(f", {number} {word}" for number, word in zip(numbers, words, strict=False))
     outcome = "" if report.outcome is None else f", {report.outcome}"
     whole = "" if report.complete else ", incomplete"
     images = counted(report.images, "image")

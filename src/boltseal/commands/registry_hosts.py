@@ -99,7 +99,12 @@ class RegistryHosts:
         query = {"host": name} | ({"dry_run": "true"} if dry_run else {})
         advice = f"`boltseal admin host ls --server {self._registry}` shows it, and the command can be run again"
         what = f"removal of host {name}"
-        return self._ask(lambda client: client.delete("host", what, query, _Forgotten, advice=advice)).host
+        try:
+            return self._ask(lambda client: client.delete("host", what, query, _Forgotten, advice=advice)).host
+        except RemoteNotFound as error:
+            raise RemoteNotFound(
+                f"{self._registry} has no host {name}; `boltseal admin host ls --server {self._registry}` lists them"
+            ) from error
 
     def _list(self, name: str, what: str, kind: type[T], query: dict[str, str]) -> list[T]:
         async def read(client: AdminClient) -> list[T]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,11 +209,16 @@ class EngineCopy:
                 if not is_stale(held.process, self._owner.process, local=self._local):
                     raise AnotherDeploys(
                         f"{self._project} is being deployed by {held}; retry when it has ended. If that process is gone: "
-                        f"`boltseal release unlock --project-name {self._project}`"
+                        f"`boltseal release unlock --project-name {self._project}{self._host_option}`"
                     ) from None
                 self._notice(f"boltseal: removed the lock of {held}: that process has ended")
                 await remove_container(engine, held.id)
         raise AnotherDeploys(f"{self._project} is being deployed by other processes again and again; retry later")
+
+    @property
+    def _host_option(self) -> str:
+        """Return the option of commands that names this engine; "" for one of this machine, which they find as this one did."""
+        return "" if self._local else f" --host {shlex.quote(str(self._address))}"
 
     def _connection(self) -> EngineThread:
         if self._thread is None:

@@ -62,6 +62,13 @@ def file_or_folder(path: Path) -> Path:
     return path
 
 
+def file(path: Path) -> Path:
+    """Check that the path of a file ends in a name."""
+    if not path.name:
+        raise ValueError('the path of a file; without one leave the setting out instead of giving ""')
+    return path
+
+
 def duration(text: str) -> Duration:
     """Return the duration of a text such as `90s`."""
     try:

@@ -73,9 +73,9 @@ class ServerSettings(SettingsTable):
     """Serve other machines without TLS: a proxy in front provides it."""
     trusted_proxies: tuple[Annotated[str, AfterValidator(setting_values.network)], ...] = ()
     """Addresses or networks of the proxies in front, whose `X-Forwarded-For` names the client; no other header is read."""
-    tls_cert: Annotated[Path, AfterValidator(setting_values.file_or_folder)] | None = None
+    tls_cert: Annotated[Path, AfterValidator(setting_values.file)] | None = None
     """TLS certificate and its chain, PEM."""
-    tls_key: Annotated[Path, AfterValidator(setting_values.file_or_folder)] | None = None
+    tls_key: Annotated[Path, AfterValidator(setting_values.file)] | None = None
     """Private key of the certificate, PEM."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Worker processes."""

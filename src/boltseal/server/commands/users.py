@@ -56,6 +56,11 @@ def add_service(settings: Settings, name: str) -> bool:
     Raises: UserNameInvalid, UsersInvalid, Unavailable, Full, FormatInvalid; Invalid: there is a person of this name.
     """
     check_user_name(name)
+    if not has_accounts(settings):
+        raise Invalid(
+            f"{settings.server.data} has no database yet, and service accounts are in it; start the registry once with "
+            "`boltseal serve`, and repeat the command"
+        )
     check_metadata(settings.server.data, settings.storage, oldest=TOKENS_FORMAT)
     if name in UserFile(settings.htpasswd).current().hashes:
         raise Invalid(f"{quote(name)} is a person in the users' file; choose another name")
