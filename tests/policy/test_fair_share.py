@@ -1,4 +1,4 @@
-"""Places are divided among users: nobody loses theirs to a group of others."""
+"""Places are divided among users, and no user loses a place to a group of others."""
 
 from __future__ import annotations
 
