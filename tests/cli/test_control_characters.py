@@ -15,7 +15,7 @@ from tests.cli.program import call
 
 CLI = Path(__file__).parents[2] / "src" / "boltseal" / "cli"
 CONTROLS = [*map(chr, range(9)), *map(chr, range(11, 32)), *map(chr, range(127, 160)), "\u202e", "\u2028", "\udc9b"]
-"""Those of ASCII but tab and line break, those of Latin-1, text that runs from right to left, and a byte that is no text."""
+"""The control characters of ASCII but tab and line break, those of Latin-1, text that runs from right to left, and a byte that is no text."""
 HOSTILE = f"shop/{''.join(CONTROLS)}app"
 WRITES = {"echo", "secho", "print", "write", "writelines"}
 WRITERS = {"output.py"}

@@ -532,3 +532,14 @@ async def test_a_failed_commit_may_be_repeated(when: str, tmp_path: Path) -> Non
     assert after != before
     assert after % 2 == 0
     metadata.close()
+
+
+async def test_a_closed_database_is_unavailable(metadata: Metadata) -> None:
+    """A request that outlives its server gets the error of a server that ends, and no defect, from reads and writes alike."""
+    metadata.close()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await metadata.read(lambda _: None)
+    with pytest.raises(Unavailable, match="shutting down"):
+        await asyncio.to_thread(metadata.read_and_wait, lambda _: None)
+    with pytest.raises(Unavailable, match="shutting down"):
+        await metadata.write(lambda _: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -122,6 +123,26 @@ async def test_a_flood_of_one_user_in_a_repository_removes_only_its_own_rows(
     found = [(row.push.owner, row.push.tag) for row in await rows(servers[1])]
 
     assert found == [("mallory", "t8"), ("mallory", "t7"), ("mallory", "t6"), ("release", "1.4.2"), ("ci", "1.4.2")]
+
+
+async def test_a_group_of_users_does_not_push_out_the_rows_of_others(servers: tuple[Metadata, Metadata]) -> None:
+    """If a group of users fills the whole table, each of them keeps as many rows as the others, and the users beside them keep all."""
+    refused = RefusedPushes(servers[0], Bounds(owner=10, repository=100, total=20))
+    victims = [PUSH._replace(owner="ci", tag=f"v{number}") for number in range(3)]
+    for push in victims:
+        refused.note(push)
+    await refused.write()
+    for number in range(10):
+        for mallory in range(4):
+            refused.note(PUSH._replace(owner=f"mallory{mallory}", repository=f"made/up{mallory}", tag=f"t{number}"))
+        await refused.write()
+    found = [row.push for row in await rows(servers[1])]
+    kept = Counter(push.owner for push in found)
+
+    assert {*victims} <= {*found}
+    assert len(found) <= 20
+    assert {kept[f"mallory{each}"] for each in range(4)} == {4}
+    assert {push.tag for push in found if push.owner == "mallory0"} == {"t9", "t8", "t7", "t6"}
 
 
 async def test_a_flood_of_one_user_is_dropped_and_that_of_all_is_bounded(servers: tuple[Metadata, Metadata]) -> None:

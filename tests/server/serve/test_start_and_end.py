@@ -7,7 +7,10 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -241,6 +244,34 @@ def test_a_request_in_progress_is_finished(tmp_path: Path) -> None:
             answer = slow.recv(1000)
 
     assert answer.startswith(b"HTTP/1.1 201 ")
+
+
+def test_an_end_under_load_leaves_no_traceback(tmp_path: Path) -> None:
+    """Clients that read, write and list while the server ends get answers or closed connections; its log has no defect."""
+    with boltseal(tmp_path / "data") as server, client_of(server) as client:
+        assert put(client, "shop/app:1.0.0", manifest(client, "shop/app", "1")).status_code == 201
+        ended, asked = threading.Event(), Counter[int]()
+
+        def ask(number: int) -> None:
+            with client_of(server) as own, suppress(httpx2.HTTPError):
+                while not ended.is_set():
+                    own.get("/v2/shop/app/tags/list?n=10")
+                    own.get("/v2/shop/app/manifests/1.0.0")
+                    own.post("/v2/shop/app/blobs/uploads/", params={"digest": digest(b"x")}, content=b"x")
+                    asked[number] += 1
+
+        clients = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for each in clients:
+            each.start()
+        wait_until(lambda: len(asked) == len(clients), "every client is served")
+        ends_within(server, ENDS_WITHIN_S, signal.SIGTERM)
+        ended.set()
+        for each in clients:
+            each.join()
+        log = server.log.read_text()
+
+    assert "Traceback" not in log
+    assert "internal error" not in log
 
 
 def test_a_restart_keeps_published_images(tmp_path: Path) -> None:

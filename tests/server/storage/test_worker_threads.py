@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from boltseal.errors import Unavailable
 from boltseal.server.storage.worker_threads import WorkerPool, finish_in_thread
 
 
@@ -49,7 +50,7 @@ async def test_a_closed_pool_has_completed_its_jobs() -> None:
     pool.close()
 
     assert sorted(done) == list(range(50))
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(Unavailable, match="shutting down"):
         pool.launch(done.append, 50)
     pool.close()
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from boltseal.errors import Unavailable
+
 Result = TypeVar("Result")
 
 
@@ -76,9 +78,9 @@ class WorkerPool:
         self._closed = False
 
     def launch(self, work: Callable[..., object], *arguments: object) -> asyncio.Future[Any]:
-        """Run `work` in a thread and return its future. Called on the event loop's thread."""
+        """Run `work` in a thread and return its future. Called on the event loop's thread. Raises: Unavailable: the pool is closed."""
         if self._closed:
-            raise RuntimeError(f"the pool {self._name} is closed")
+            raise Unavailable("the registry is shutting down; try again")  # a request that outlives its server
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(work, arguments, future))
         if len(self._threads) < self._most:

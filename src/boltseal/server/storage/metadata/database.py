@@ -181,12 +181,22 @@ class SqlMetadata:
         return future.result()
 
     async def read(self, query: Query[T]) -> T:
-        """Run a query on a reader thread, in one snapshot."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        """Run a query on a reader thread, in one snapshot. Raises: Unavailable: the database is closed."""
+        return await asyncio.wrap_future(self._begin_read(query))
 
     def read_and_wait(self, query: Query[T]) -> T:
         """Run a query as `read` does, for callers without an event loop."""
-        return self._readers.submit(self._read, query).result()
+        return self._begin_read(query).result()
+
+    def _begin_read(self, query: Query[T]) -> Future[T]:
+        try:
+            return self._readers.submit(self._read, query)
+        except RuntimeError as error:
+            if not self._closed:
+                raise
+            raise Unavailable(
+                "the registry is shutting down; try again"
+            ) from error  # a request that outlives its server
 
     def close(self) -> None:
         """Finish the jobs that were handed in, then close every connection. Idempotent."""

@@ -13,8 +13,12 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import select, tuple_
 
+from boltseal.policy.fair_share import fair_share
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.refused_schema import refused_push
+
+SPARE: Final = 20
+"""One of so many places is made free at once."""
 
 
 class RefusedPush(NamedTuple):
@@ -95,6 +99,8 @@ DELETE FROM refused_push WHERE id IN
 FROM refused_push WHERE repository = ?) AS placed
 ORDER BY place, last_us DESC, id DESC LIMIT 10000 OFFSET ?)
 """
+_IS_OVER: Final = "SELECT 1 FROM refused_push ORDER BY last_us DESC, id DESC LIMIT 1 OFFSET ?"
+_OWNERS: Final = "SELECT owner, count(*) FROM refused_push GROUP BY owner ORDER BY owner"
 _TRIM_ALL: Final = """
 DELETE FROM refused_push WHERE id IN (SELECT id FROM refused_push ORDER BY last_us DESC, id DESC LIMIT 10000 OFFSET ?)
 """
@@ -116,12 +122,23 @@ def add(tx: UnitOfWork, push: RefusedPush, when: RefusedTimes, *, repeated: bool
 
 
 def trim(tx: UnitOfWork, added: Collection[RefusedPush], most: Bounds) -> None:
-    """Delete the oldest rows beyond the bounds, after rows were added; in a repository those of the owners who have the most there."""
+    """Delete the oldest rows beyond the bounds, after rows were added: those of the owners who have the most, there and altogether.
+
+    So no group of owners can push out the rows of another one. Where there are too many altogether, a few more go, so that owners are
+    counted once for many new rows.
+    """
     for owner in sorted({each.owner for each in added}):
         tx.sql.plain(_TRIM_OWNER, (owner, most.owner))
     for name in sorted({each.repository for each in added}):
         tx.sql.plain(_TRIM_REPOSITORY, (name, most.repository))
-    tx.sql.plain(_TRIM_ALL, (most.total,))
+    if tx.sql.plain(_IS_OVER, (most.total,)).fetchone() is None:
+        return
+    owners = [(owner, rows) for owner, rows in tx.sql.plain(_OWNERS).fetchall()]
+    share = max(1, fair_share([rows for _, rows in owners], most.total - most.total // SPARE))
+    for owner, rows in owners:
+        if rows > share:
+            tx.sql.plain(_TRIM_OWNER, (owner, share))
+    tx.sql.plain(_TRIM_ALL, (most.total,))  # more owners than rows: the oldest ones go
 
 
 def expire(tx: UnitOfWork, before_us: int) -> int:
