@@ -171,7 +171,7 @@ async def test_packages_by_the_layers_are_read_where_asked(shop: Serving) -> Non
 
 async def test_hosts_that_run_the_image_are_listed(shop: Serving) -> None:
     """By the digest that they reported."""
-    sent = report("web-1", running("localhost:5000/shop/app:1.0", OLD.digest))
+    sent = report("web-1", running("registry.example/shop/app:1.0", OLD.digest))
     answer = await shop.client.post("/api/v1/reports", json=sent, auth=as_user("boss"))
     assert answer.status_code == 200, answer.text
     page = await (await as_person(shop, "ci")).get(image_path(OLD))
