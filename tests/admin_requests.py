@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata_factory import prepare_metadata
 from tests.images import image, push
 from tests.polling import until_answer
+from tests.servers import Server
 from tests.serving import Serving, serving_as
 from tests.storage_choice import with_storage
 
@@ -99,3 +102,11 @@ async def items_of(client: httpx2.AsyncClient, name: str, user: str, **query: An
         if link is None:
             return found
         answer = await client.get(link.partition("<")[2].partition(">")[0], auth=as_user(user))
+
+
+def login_of(server: Server, folder: Path, user: str) -> tuple[str, str]:
+    """Return the option of a command with the login of a user."""
+    file = folder / f"{user}.json"
+    basic = base64.b64encode(f"{user}:pw-{user}".encode()).decode()
+    file.write_text(json.dumps({"auths": {server.address: {"auth": basic}}}))
+    return ("--registry-config", str(file))

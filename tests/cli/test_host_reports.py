@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
-from tests.admin_requests import EVERYTHING, settings_with_users
+from tests.admin_requests import EVERYTHING, login_of, settings_with_users
 from tests.cli import program
 from tests.fakes.engine import FakeEngine
 from tests.host.scrub.made_stores import DockerStore
@@ -37,20 +36,12 @@ def server(tmp_path: Path) -> Iterator[servers.Server]:
         yield running
 
 
-def login(server: servers.Server, folder: Path, user: str) -> tuple[str, str]:
-    """Return the option with the login of a user."""
-    file = folder / f"{user}.json"
-    basic = base64.b64encode(f"{user}:pw-{user}".encode()).decode()
-    file.write_text(json.dumps({"auths": {server.address: {"auth": basic}}}))
-    return ("--registry-config", str(file))
-
-
 async def test_what_runs_is_reported_listed_and_forgotten(server: servers.Server, tmp_path: Path) -> None:
     """The report has each container with its digest and no environment; `admin host` shows it, finds it by digest, forgets it."""
     name = f"{server.address}/shop/app:1.4.2"
     engine = FakeEngine()
     engine.container("web", name, engine.image("app", name, pulled=(f"{server.address}/shop/app@{DIGEST}",)))
-    reporter, boss = login(server, tmp_path, "ci"), login(server, tmp_path, "boss")
+    reporter, boss = login_of(server, tmp_path, "ci"), login_of(server, tmp_path, "boss")
     to = ("--report", server.address, "--report-as", "web-1", "--report-every", "6h")
     async with engine.listening(tmp_path) as address:
         arguments = ("ps", "--offline", "--host", str(address), *reporter)
@@ -97,11 +88,11 @@ def test_a_scrub_reports_what_it_found_and_keeps_its_exit_code(server: servers.S
         "--no-lock",
         "--report-as",
         "web-1",
-        *login(server, tmp_path, "ci"),
+        *login_of(server, tmp_path, "ci"),
     )
     sent = program.call(*arguments, "--report", server.address, "--json", cwd=tmp_path)
     lost = program.call(*arguments, "--report", "127.0.0.1:9", "--json", cwd=tmp_path)
-    boss = ("--server", server.address, *login(server, tmp_path, "boss"))
+    boss = ("--server", server.address, *login_of(server, tmp_path, "boss"))
     listed = program.call("admin", "host", "ls", *boss, "--json", cwd=tmp_path)
     (report,) = listed.json["results"][0]["reports"]
 
@@ -123,7 +114,11 @@ def test_a_scrub_reports_what_it_found_and_keeps_its_exit_code(server: servers.S
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("ps", "--report", "registry.example", "--kube", "prod"), "--report is about all containers of one engine"),
+        (
+            ("ps", "--report", "registry.example", "--kube", "prod", "--namespace", "shop"),
+            "--report is about all containers of one engine",
+        ),
+        (("ps", "--report", "registry.example", "--kube", "prod"), "--report with --kube needs --report-as NAME"),
         (("ps", "--report", "http://registry.example"), "without TLS"),
         (("ps", "--report", "registry.example", "--report-as", "Web 1"), "is not a name of a host"),
         (("ps", "--report-as", "web-1"), "need --report"),

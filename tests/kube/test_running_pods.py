@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from tests import servers
+from tests.admin_requests import EVERYTHING, login_of, settings_with_users
 from tests.cli.program import Run
 from tests.kube.https_listener import Fault, Refused
 from tests.kube.shop import KubeShop, deployment, digest_of
@@ -34,6 +39,32 @@ def test_pods_are_compared_with_the_release_and_the_lock(shop: KubeShop) -> None
     assert (row["service"], row["release"]) == ("deployment/web/app", 1)
     assert (held.code, differs.code) == (0, 1), differs.out
     assert str(digest_of("other")) in other.out
+
+
+def test_what_runs_in_a_cluster_is_reported_under_a_name(shop: KubeShop, tmp_path: Path) -> None:
+    """The registry lists the digests of all pods under the cluster's name; without a name, or for one namespace, nothing is sent."""
+    settings_with_users(tmp_path / "data")
+    grants = "".join(
+        f'[[auth.grant]]\nusers = ["{user}"]\nactions = {json.dumps(actions)}\n'
+        for user, actions in {"boss": EVERYTHING, "ci": ["report"]}.items()
+    )
+    shop.write("1.0")
+    shop.deploy()
+    with servers.boltseal(tmp_path / "data", config=grants) as server:
+        reports, reads = login_of(server, tmp_path, "ci"), login_of(server, tmp_path, "boss")
+        to = ("ps", "--kube", "prod", "--offline", *reports, "--report", server.address)
+        sent = shop.run(*to, "--report-as", "prod", "--json")
+        nameless, partly = shop.run(*to), shop.run(*to, "--report-as", "prod", "--namespace", "shop")
+        listed = shop.run("admin", "host", "ls", "--server", server.address, *reads, "--json")
+        found = ("admin", "host", "ls", "--server", server.address, *reads, "--digest", str(digest_of("1.0")), "--json")
+        images = shop.run(*found)
+
+    assert (sent.code, sent.json["report"]["error"]) == (0, None), sent.err
+    assert (nameless.code, partly.code) == (2, 2)
+    assert "needs --report-as NAME" in nameless.err
+    assert "leave out --compose, --namespace" in partly.err
+    assert [(each["ref"], each["status"]) for each in listed.json["results"]] == [("prod", "reporting")]
+    assert [each["host"] for each in images.json["results"]] == ["prod"]
 
 
 def test_pods_run_the_release_after_a_rollback(shop: KubeShop) -> None:

@@ -60,17 +60,15 @@ def ps(
     it, and how many moves behind it is; whether it matches boltseal.lock; since when it runs, and who released it.
     Changes nothing.
 
-    --report sends the images of all containers of one engine to a boltseal registry, which then keeps them. Whether that
-    worked is shown, and does not change the exit code.
+    --report sends the images of all containers of one engine, or of all pods of one cluster, to a boltseal registry, which
+    then keeps them. Whether that worked is shown, and does not change the exit code.
 
     Exit code 3: a host, or a record of this user, could not be read. `boltseal verify --running` checks containers against the lock.
     """
     where = ContainerFilter(named_hosts(host, hosts_file), compose, kube, namespace)
     reporting = ReportOptions(report, report_as, report_every)
-    if report is not None and (len(where.hosts) > 1 or compose or kube or watch):
-        raise Invalid(
-            "--report is about all containers of one engine, once; leave out --compose, --kube, --watch and a second --host"
-        )
+    if report is not None:
+        _check_report(where, reporting, watches=watch is not None)
     printer = _Printer()
     while True:
         client, access = client_context(), access.renewed()
@@ -89,13 +87,24 @@ def ps(
                 if not as_json:
                     printer.print(found, client.now_us())
                 if target is not None:
-                    show_report(output, report_running(access, target, found, str(engine)))
+                    show_report(output, report_running(access, target, found, str(engine or kube)))
         except typer.Exit:
             if watch is None:
                 raise
         if watch is None:
             return
         time.sleep(watch.seconds)
+
+
+def _check_report(where: ContainerFilter, reporting: ReportOptions, *, watches: bool) -> None:
+    """Refuse a report about less than all containers of one engine or cluster, or without a name for the cluster. Raises: Invalid."""
+    if len(where.hosts) > 1 or where.compose or where.namespace or watches:
+        raise Invalid(
+            "--report is about all containers of one engine or cluster, once; leave out --compose, --namespace, --watch and a "
+            "second --host"
+        )
+    if where.kube and reporting.name is None:
+        raise Invalid("--report with --kube needs --report-as NAME, the name of the cluster among the registry's hosts")
 
 
 def _no_registry(_registry: str) -> bool:

@@ -1,4 +1,4 @@
-"""The report of `boltseal ps`: the images of the containers that run on one engine."""
+"""The report of `boltseal ps`: the images of the containers that run on one engine, or in one cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from boltseal.policy.host_report import ReportCounts, ReportedImage, ReportKind,
 
 
 def report_running(options: RegistryOptions, target: ReportTarget, found: RunningResult, engine: str) -> SentReport:
-    """Send what runs on an engine. It is complete unless the engine could not be read. `engine`: its address."""
+    """Send what runs on an engine or in a cluster. It is complete unless that could not be read. `engine`: its address, or the context."""
     images, left_out = fitting(_image(row, target.registry) for row in found.rows)
     fields = {
         "kind": ReportKind.PS,

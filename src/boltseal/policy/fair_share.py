@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import accumulate
 
 
 def fair_share(wanted: Collection[int], places: int) -> int:
@@ -13,10 +14,7 @@ def fair_share(wanted: Collection[int], places: int) -> int:
     """
     if sum(wanted) <= places:
         return places
-    left, share = places, 0
-    for others, want in zip(range(len(wanted), 0, -1), sorted(wanted), strict=True):
-        share = left // others
-        if want > share:
-            break
-        left -= want
-    return share
+    each = sorted(wanted)
+    taken = accumulate(each, initial=0)  # by those who want less
+    shares = ((places - less) // others for less, others in zip(taken, range(len(each), 0, -1), strict=False))
+    return next(share for share, want in zip(shares, each, strict=True) if want > share)
