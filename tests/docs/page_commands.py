@@ -6,9 +6,13 @@ tests/real/engines/test_page_commands.py; tests/docs/test_page_commands.py finds
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
+
+SOURCE: Final = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +120,10 @@ PLAYS: Final[Mapping[str, Play]] = {
             "": "docker tag made:1 localhost:5000/shop/app:1.4.2 && docker tag made:1 localhost:5000/shop/app:latest && "
             "boltseal ledger trust localhost:5000 --forget",
             "boltseal history": pushed("made:2", "shop/app:latest"),
+            "unzip": f"cd {SOURCE} && {sys.executable} -m hatchling build --target wheel --directory $OLDPWD",
         },
         replace={
-            "--to 2026-11-24T18:35": "--to $(docker inspect -f '{{index .RepoDigests 0}}' made:1 | cut -d@ -f2)",
+            "--to 2026-11-24T18:35": "--to $(boltseal digest localhost:5000/shop/app:1.4.2 | cut -d@ -f2)",
             "https://registry.example.com": "http://localhost:5000",
         },
     ),

@@ -26,7 +26,7 @@ DELAY_S = 0.2  # longer than what a machine under load needs to begin two reques
 async def test_a_receipt_needs_three_round_trips_in_sequence_after_the_commit(
     tmp_path: Path, new_database: Callable[[], str], object_server: ObjectServer
 ) -> None:
-    """Mark and owner are read at the same time, tiles are written at the same time, and then the mark; the manifest's object is before the commit."""
+    """The mark is read while the head is stated, tiles are written at the same time, and then the mark; the manifest's object is before the commit."""
     with counting_proxy(object_server.port, 0.0) as proxy:
         objects = dataclasses.replace(object_server, port=proxy.port)
         with replicas(tmp_path, new_database(), objects) as registry, registry.serve("replica0") as server:

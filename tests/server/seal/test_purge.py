@@ -87,12 +87,10 @@ async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, chan
 
 
 @pytest.mark.parametrize("needed", [False, True])
-async def test_parts_that_a_push_adds_after_the_confirmation_are_not_purged_unseen(
-    tmp_path: Path, needed: bool
-) -> None:
+async def test_parts_that_a_push_adds_after_the_confirmation_are_not_purged_unseen(data: Path, needed: bool) -> None:
     """A missing child that is pushed after the confirmation refuses the purge, unless another image needs the child by then."""
     both = index(OTHER, SECRET)
-    async with serving(tmp_path / "data", FLOATING) as registry:
+    async with serving(data, FLOATING) as registry:
         client = registry.client
         await push(client, "shop/app", OTHER.digest, OTHER)
         assert (await put(client, "shop/app", "1.4.2", both)).status_code == 201

@@ -18,7 +18,7 @@ from boltseal.server.storage.object_manifests import WRITTEN_AT_ONCE
 from boltseal.server.store_factory import open_store, prepare
 from tests.images import Blob, image, push, push_blob, put
 from tests.object_faults import FaultyServer, faulty, kind_of, no_fault
-from tests.polling import LIMIT_S, until_signed
+from tests.polling import LIMIT_S, until, until_signed
 from tests.server.storage.breaking_proxy import BreakingProxy, breaking_proxy
 from tests.serving import Serving, serving_as
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer, Postgres
@@ -91,8 +91,8 @@ async def requests_of(proxy: FaultyServer, work: Awaitable[object]) -> Counter[s
 
 
 def is_of_signature(kind: str) -> bool:
-    """Return whether a request is one for the tiles or the checkpoint of a log, or for the owner of the bucket before them."""
-    return kind.endswith((" ledger", " observations", " checkpoint", "GET owner"))
+    """Return whether a request is one for the tiles or the checkpoint of a log, or for the owner object before them."""
+    return kind.endswith((" ledger", " observations", " checkpoint", " owner"))
 
 
 async def test_a_push_waits_for_no_more_requests_than_it_has_objects(registry: Serving, proxy: FaultyServer) -> None:
@@ -114,10 +114,10 @@ async def test_a_push_waits_for_no_more_requests_than_it_has_objects(registry: S
     assert empty == {"PUT index": 1}
 
 
-async def test_a_blob_waits_for_four_transactions_and_once_for_the_disk(
+async def test_a_blob_waits_for_four_transactions_and_twice_for_the_disk(
     registry: Serving, commits: BreakingProxy
 ) -> None:
-    """POST adds the session and its progress; PUT becomes its writer, and then commits blob, objects and session at once, durably."""
+    """POST adds the session durably and its progress; PUT becomes its writer, and then commits blob, objects and session at once, durably."""
     client = registry.client
 
     async def counted(work: Awaitable[httpx2.Response], statement: bytes) -> tuple[int, httpx2.Response]:
@@ -135,7 +135,7 @@ async def test_a_blob_waits_for_four_transactions_and_once_for_the_disk(
         assert done.status_code == 201
         found.append((post, put_blob, durable))
 
-    assert tuple(map(min, zip(*found, strict=True))) == (2, 2, 1)
+    assert tuple(map(min, zip(*found, strict=True))) == (2, 2, 2)
 
 
 async def test_a_pull_asks_the_s3_server_only_for_the_bytes(registry: Serving, proxy: FaultyServer) -> None:
@@ -153,20 +153,23 @@ async def test_a_pull_asks_the_s3_server_only_for_the_bytes(registry: Serving, p
 
 
 async def test_a_signature_writes_a_tile_a_bundle_and_the_checkpoint(registry: Serving, proxy: FaultyServer) -> None:
-    """One push alone has its own signature, with one partial tile and one bundle, after the owner of the bucket was read."""
+    """One push alone has its own signature, with one partial tile and one bundle, after the head was stated in the owner object."""
     client, document = registry.client, image("an image")
-    first = await push(client, REPOSITORY, "1.0.0", document)
-    await until_signed(client, int(first.headers["boltseal-ledger-index"]) + 1)
     counted: Counter[str] = Counter()
 
     def plan(method: str, path: str) -> None:
         counted[kind_of(method, path)] += is_of_signature(kind_of(method, path))
 
     proxy.plan = plan
+    first = await push(client, REPOSITORY, "1.0.0", document)
+    await until_signed(client, int(first.headers["boltseal-ledger-index"]) + 1)
+    await until(lambda: counted["PUT checkpoint"] == 1, "the first checkpoint is published")
+    counted.clear()
     second = await put(client, REPOSITORY, "1.0.1", document)
     await until_signed(client, int(second.headers["boltseal-ledger-index"]) + 1)
+    await until(lambda: counted["PUT checkpoint"] == 1, "the second checkpoint is published")
 
-    assert +counted == {"GET owner": 1, "PUT ledger": 2, "PUT checkpoint": 1}
+    assert +counted == {"PUT owner": 1, "PUT ledger": 2, "PUT checkpoint": 1}
 
 
 async def test_a_cleanup_deletes_several_blobs_at_once(

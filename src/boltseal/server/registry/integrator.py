@@ -10,7 +10,8 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
    is the head: a process signed it and died before step 5.
    Where there is a bucket, state the new head in its owner object (`BucketOwner.state`): a conditional write, which fails if the bucket
    is not this registry's any more. A comparison before the write would not do: a server may be paused after it, and then write tiles
-   into another registry's bucket, which stop that one's ledger, or sign a second history.
+   into another registry's bucket, which stop that one's ledger, or sign a second history. A process that signed last knows what the
+   mark should be, and reads it during this write; if it is another, begin again with step 1.
    Where the tree is published as objects (`published_tree`), write the new tiles and bundles.
 4. Sign, and raise the mark by compare-and-swap. It is durable from here on, so no other tree of this size is ever signed. A
    process on another host that was faster moved the mark; then begin again with step 1.
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -256,37 +258,53 @@ class Integrator:
             return new
 
     def _integrate(self) -> Checkpoint | None:
-        for _ in range(MOVES):
+        for tries in range(MOVES):
             try:
-                return self._integrate_all()
+                return self._integrate_all(mark_first=tries > 0)
             except MarkMoved:  # by a process on another host, which the lock does not exclude: read everything again
                 continue
         raise Unavailable("other processes signed the ledger again and again meanwhile; try again")
 
-    def _integrate_all(self) -> Checkpoint | None:
+    def _integrate_all(self, *, mark_first: bool) -> Checkpoint | None:
+        """Do all steps for every entry. `mark_first`: also where the mark could be read beside the statement."""
         head = None
         while True:  # one batch a round; entries that arrive meanwhile wait for the next call
-            # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
-            key, mark = self._keys.key(), self._keys.mark()
-            seen = self._read()
+            key, seen = self._keys.key(), self._read()
+            mark = None if mark_first else self._mark_to_expect(seen)
+            beside = mark is not None
+            if not beside:
+                # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
+                mark = self._keys.mark()
+                seen = self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
             marked = self._compare(seen, key, mark)
             if key is None:
                 raise AssertionError("`_compare` accepts no ledger without a key")
             if marked.size > seen.signed:  # restored entries: signed before, whatever else is in doubt
-                head = self._step(seen, key, marked, mark or b"")
+                head = self._step(seen, key, marked, mark or b"", beside=beside)
                 continue
             seen.raise_doubt()
             if seen.head is not None and seen.size == seen.signed == marked.size:
                 self.check_owner(COMPARED_FOR_S if self._is_published(seen.origin, seen.head.note) else 0.0)
                 self._publish(seen.origin, seen.head.note, key)
                 return marked
-            head = self._step(seen, key, marked, mark or b"")
+            head = self._step(seen, key, marked, mark or b"", beside=beside)
             if head.size == seen.size:
                 return head
 
-    def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes) -> Checkpoint:
+    def _mark_to_expect(self, seen: _Seen | None) -> bytes | None:
+        """Return what the mark is unless another process has signed, None if it must be read first.
+
+        Where a statement is made, the mark is read while that is written, as a receipt waits for both. No tile is written before
+        the two are compared. A statement that was made in vain is one of entries that are in the database, and harmless.
+        """
+        mark, stored = self._compared
+        if self._owner is None or seen is None or mark is None or stored != seen.head or seen.size == seen.signed:
+            return None
+        return mark if _unverified(mark).size == seen.signed else None
+
+    def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes, *, beside: bool) -> Checkpoint:
         to = marked.size if marked.size > seen.signed else min(seen.size, seen.signed + BATCH)
         grown = self._database.read_and_wait(lambda snapshot: _grown(snapshot, seen.signed, to, self.log))
         head = Checkpoint(seen.origin, grown.size, grown.root)
@@ -296,7 +314,7 @@ class Integrator:
             self.check_owner()  # the note was stated when it was signed; a server that lost the bucket does not publish it
             note = mark
         else:
-            self._state(seen, head, mark)
+            self._state(seen, head, mark, beside=beside)
             self._add_to_published(seen.origin, grown, key, mark)
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note, before=mark)
@@ -306,8 +324,21 @@ class Integrator:
         self._publish(seen.origin, note, key)
         return head
 
-    def _state(self, seen: _Seen, head: Checkpoint, mark: bytes) -> None:
-        """State the head in the owner object of the bucket. Raises: LedgerInDoubt, MarkMoved, Unavailable."""
+    def _state(self, seen: _Seen, head: Checkpoint, mark: bytes, *, beside: bool) -> None:
+        """State the head in the owner object of the bucket. `beside`: read the mark meanwhile, which was not done before.
+
+        Raises: LedgerInDoubt, MarkMoved, Unavailable.
+        """
+        if not beside:
+            self._state_alone(seen, head, mark)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="boltseal-mark") as pool:
+            now = pool.submit(self._keys.mark)
+            self._state_alone(seen, head, mark)
+            if now.result() != mark:
+                raise MarkMoved("another process has replaced the mark of the ledger meanwhile")
+
+    def _state_alone(self, seen: _Seen, head: Checkpoint, mark: bytes) -> None:
         if self._owner is None:
             return
 
