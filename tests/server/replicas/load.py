@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import math
 import random
 import time
 from collections import Counter
@@ -203,7 +204,7 @@ class Load:
     async def _tag(self, dice: random.Random) -> bool:
         tag = f"{dice.choice(('floating', 'deletable'))}-{self.round}"
         history = self.record.histories[tag]
-        lost = sum(each.answer is LOST for each in history)
+        lost = sum(each.answer is LOST and each.end < math.inf for each in history)
         if len(history) >= OPERATIONS or lost >= MOST_LOST:
             self.round += 1
             return True
@@ -216,8 +217,12 @@ class Load:
         ):
             kind = Kind.SEAL
         expected = dice.choice(self.images).digest
-        asked = Operation(kind, time.monotonic(), 0, LOST, document.digest, expected)
+        asked = Operation(kind, time.monotonic(), math.inf, LOST, document.digest, expected)
+        history.append(
+            asked
+        )  # a check that is made meanwhile must know of it: others may see its effect before its answer
         answer = await self._operate(server, tag, asked, document)
+        history.remove(asked)
         if answer is not LOST or kind is not Kind.GET:
             history.append(replace(asked, end=time.monotonic(), answer=answer))
         if answer in {200, 201, 202}:
