@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boltseal.commands.contents_diff import contents_diff
-from boltseal.commands.image_contents import ImageContents, read_contents
+from boltseal.commands.image_contents import ImageContents, ReadLimits, read_contents
 from boltseal.errors import Unavailable
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
@@ -73,7 +73,9 @@ def linked_layer(files: Files) -> Blob:
 async def contents(image: Document, *referrers: Document, most_bytes: int = 10**9) -> ImageContents:
     """Return the contents of an image."""
     source = WithReferrers(image, *referrers)
-    return await read_contents(source, await inspect(source, Digest.parse(image.digest), None), most_bytes=most_bytes)
+    return await read_contents(
+        source, await inspect(source, Digest.parse(image.digest), None), limits=ReadLimits(most_bytes)
+    )
 
 
 async def test_upper_layers_replace_and_remove_files() -> None:

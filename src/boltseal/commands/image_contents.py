@@ -73,11 +73,11 @@ class _ReadLayers:
     and with them the contents of a layer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_unpacked_bytes: int) -> None:
         self.tree = LayerTree(MAX_FILES)
         self.kept: dict[bytes, bytes] = {}
         self.own: set[bytes] = set()
-        self._left_bytes = MAX_UNPACKED_BYTES
+        self._left_bytes = most_unpacked_bytes
 
     def add(self, path: Path, diff_id: str, *, own: bool) -> None:
         """Apply the next layer, the tar in a file. Raises: TooLarge, NotCompared, TreeUnsuitable, ContentDamaged."""
@@ -91,16 +91,27 @@ class _ReadLayers:
             self.own |= {change.path for change in contents.changes if change.kind in _WRITES}
 
 
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """How much of an image is read at most. `layer_bytes`: as they are stored; `unpacked_bytes`: of their tars."""
+
+    layer_bytes: int = MAX_DOWNLOAD_BYTES
+    unpacked_bytes: int = MAX_UNPACKED_BYTES
+
+
+LIMITS: Final = ReadLimits()
+
+
 async def read_contents(
-    source: ImageSource, image: Inspected, *, most_bytes: int = MAX_DOWNLOAD_BYTES, base_layers: Sequence[str] = ()
+    source: ImageSource, image: Inspected, *, limits: ReadLimits = LIMITS, base_layers: Sequence[str] = ()
 ) -> ImageContents:
     """Return packages and files of an inspected image.
 
-    `most_bytes`: how much is downloaded at most. `base_layers`: the diff_ids of its base, or of what may be its base.
+    `base_layers`: the diff_ids of its base, or of what may be its base.
     """
-    sbom = await _by_sbom(source, image)
+    sbom = await attached_packages(source, image)
     try:
-        read = await _layers(source, image.image, image.config, most_bytes, base_layers)
+        read = await _layers(source, image.image, image.config, limits, base_layers)
     except BoltsealError as error:
         return ImageContents(sbom, PackageList(None, error.message), None, error.message)
     files: dict[bytes, FileState] = {}
@@ -116,7 +127,7 @@ async def read_contents(
     return ImageContents(sbom, layers, files, folders=folders, own=frozenset(read.own))
 
 
-async def _by_sbom(source: ImageSource, image: Inspected) -> PackageList:
+async def attached_packages(source: ImageSource, image: Inspected) -> PackageList:
     """Return the packages of the first readable SBOM among BuildKit's attestations of the image, then its referrers."""
     reason = NO_SBOM
     own = image.platforms.get(image.chosen, image.digest)
@@ -158,7 +169,7 @@ async def _sbom_packages(source: ImageSource, layer: Descriptor) -> tuple[Packag
 
 
 async def _layers(
-    source: ImageSource, manifest: Manifest, config: ImageConfig | None, most_bytes: int, base_layers: Sequence[str]
+    source: ImageSource, manifest: Manifest, config: ImageConfig | None, limits: ReadLimits, base_layers: Sequence[str]
 ) -> _ReadLayers:
     """Return what the layers of an image contain; all are its own if it does not begin with the base's.
 
@@ -167,10 +178,10 @@ async def _layers(
     if config is None or len(config.diff_ids) != len(manifest.layers):
         raise ContentDamaged(f"{source.title}: it is not a container image whose config describes its layers")
     size = sum(layer.size for layer in manifest.layers)
-    if size > most_bytes:
-        raise TooLarge(f"its layers have {size} bytes; at most {most_bytes} are read")
+    if size > limits.layer_bytes:
+        raise TooLarge(f"its layers have {size} bytes; at most {limits.layer_bytes} are read")
     inherited = len(base_layers) if config.diff_ids[: len(base_layers)] == tuple(base_layers) else 0
-    read = _ReadLayers()
+    read = _ReadLayers(limits.unpacked_bytes)
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         path = Path(scratch) / "layer"
         for number, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):

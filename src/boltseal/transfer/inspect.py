@@ -44,11 +44,7 @@ async def inspect(source: ImageSource, digest: Digest, platform: str | None) -> 
     Raises: LocationNotFound.
     """
     manifest = await source.manifest(digest)
-    platforms = {
-        str(child.platform or Platform()) or str(child.digest): child.digest
-        for child in manifest.manifests
-        if child.media_type in MANIFEST_TYPES and str(child.platform) != _UNKNOWN
-    }
+    platforms = platforms_of(manifest)
     chosen, image = "", manifest
     if platforms:
         chosen = platform or ("linux/amd64" if "linux/amd64" in platforms else next(iter(platforms)))
@@ -57,7 +53,6 @@ async def inspect(source: ImageSource, digest: Digest, platform: str | None) -> 
         image = await source.manifest(platforms[chosen])
     config = await image_config(source, image)
     labels = {} if config is None else config.labels
-    stated = {**labels, **manifest.annotations, **image.annotations}
     return Inspected(
         digest,
         manifest,
@@ -65,10 +60,25 @@ async def inspect(source: ImageSource, digest: Digest, platform: str | None) -> 
         chosen,
         image,
         config,
-        (stated.get(BASE_NAME, ""), stated.get(BASE_DIGEST, "")),
+        stated_base(labels, manifest.annotations, image.annotations),
         await source.referrers(digest),
         await _signatures(source, digest),
     )
+
+
+def platforms_of(manifest: Manifest) -> dict[str, Digest]:
+    """Return the images of an index by their platforms, without attestations; nothing of an image."""
+    return {
+        str(child.platform or Platform()) or str(child.digest): child.digest
+        for child in manifest.manifests
+        if child.media_type in MANIFEST_TYPES and str(child.platform) != _UNKNOWN
+    }
+
+
+def stated_base(*of_image: Mapping[str, str]) -> tuple[str, str]:
+    """Return name and digest of the base image that labels and annotations state, each "" if missing; later ones count more."""
+    stated = {key: value for values in of_image for key, value in values.items()}
+    return stated.get(BASE_NAME, ""), stated.get(BASE_DIGEST, "")
 
 
 async def _signatures(source: ImageSource, digest: Digest) -> dict[str, Digest]:

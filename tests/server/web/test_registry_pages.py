@@ -169,7 +169,7 @@ async def test_lists_counts_and_search_have_what_the_caller_may_pull(shop: Servi
         assert "repository=other" not in page
     for text in texts[:-1]:
         assert "Nothing that you may pull begins with" in found[text], text
-    assert f"{ONE.digest}</code> in " in found[ONE.digest]
+    assert f"{ONE.digest}</code></a> in " in found[ONE.digest]
     assert "repository=other%2Fprivate" in theirs.text
 
 

@@ -81,6 +81,14 @@ class EntryPage:
     more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ResolvedPage:
+    """Entries by which tags came to resolve to a digest, with their indices. `following`: the index before which others may be."""
+
+    entries: tuple[tuple[int, Entry], ...]
+    following: int | None
+
+
 class Ledger:
     """Reads one log of a store."""
 
@@ -227,6 +235,36 @@ class Ledger:
                 newest_first=True,
             )
             return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)
+
+        return await self._database.read(query)
+
+    async def resolved_to(self, repository: Repository, digest: Digest, *, before: int, n: int) -> ResolvedPage:
+        """Return the signed entries before an index by which tags of a repository came to resolve to a digest, newest first.
+
+        It looks at `n` entries of the repository: no index has the digests of entries.
+        """
+        events = _EVENTS if self._log is LEDGER else _OBSERVED_EVENTS
+        kinds = [kind for kind, event in events.items() if event == CREATED]
+        wanted = str(digest).encode()
+
+        def query(snapshot: Snapshot) -> ResolvedPage:
+            head = ledger_tree.head(snapshot, log=self._log)
+            if head is None:
+                return ResolvedPage((), None)
+            rows = ledger_store.entries_of(
+                snapshot,
+                repository,
+                None,
+                after=-1,
+                limit=n,
+                until=min(before, head.size),
+                kinds=[EntryKind(kind) for kind in kinds],
+                log=self._log,
+                newest_first=True,
+            )
+            parsed = [(index, parse(line)) for index, line in rows if wanted in line]
+            found = tuple((index, entry) for index, entry in parsed if entry.digest == str(digest))
+            return ResolvedPage(found, rows[-1].entry_index if len(rows) == n else None)
 
         return await self._database.read(query)
 

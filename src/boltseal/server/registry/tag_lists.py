@@ -20,7 +20,7 @@ from boltseal.oci.reference import Repository
 from boltseal.policy.version_lines import VersionKey, version_key
 from boltseal.server.registry.pulls import RepositoryUnknown
 from boltseal.server.storage.metadata import layer_chain_table, page_queries, tag_states
-from boltseal.server.storage.metadata.page_queries import TagsStamp, TagTime
+from boltseal.server.storage.metadata.page_queries import ManifestAt, TagsStamp, TagTime
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
 from boltseal.server.storage.metadata.tag_row import TagRow
 from boltseal.server.storage.metadata.tag_states import StoredTag
@@ -157,6 +157,18 @@ class TagLists:
                 return {}
             image_of = _images(snapshot, repository, number, digests)
             return {digest: image_of(digest) for digest in digests}
+
+        return await self._database.read(query)
+
+    async def resolving(self, repository: Repository, digest: str, n: int) -> tuple[str, ...]:
+        """Return at most `n` tags of a repository that resolve to a digest now, sorted by name."""
+
+        def query(snapshot: Snapshot) -> tuple[str, ...]:
+            number = page_queries.repository_number(snapshot, repository)
+            if number is None:
+                return ()
+            at = ManifestAt("", number, repository, digest)
+            return tuple(each.name for each in page_queries.tags_resolving(snapshot, [at], n))
 
         return await self._database.read(query)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from boltseal.server.web.pages import hosts, overview, refused, repositories, search, tags, upstreams
+from boltseal.server.web.pages import changes, hosts, images, overview, refused, repositories, search, tags, upstreams
 from boltseal.server.web.pages.context import RegistryPage
 
 PAGES: Final[Mapping[str, RegistryPage]] = {
@@ -18,6 +18,9 @@ PAGES: Final[Mapping[str, RegistryPage]] = {
     "/ui/repositories": repositories.repositories,
     "/ui/repository": repositories.repository,
     "/ui/tag": tags.tag,
+    "/ui/image": images.image,
+    "/ui/changes": changes.changes,
+    "/ui/packages": changes.packages,
     "/ui/refused": refused.refused,
     "/ui/hosts": hosts.hosts,
     "/ui/host": hosts.host,

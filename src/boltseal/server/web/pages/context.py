@@ -19,6 +19,8 @@ from boltseal.server.api.admin.routes import Route
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
 from boltseal.server.auth.access import Access
+from boltseal.server.commands.base_states import BaseStates
+from boltseal.server.commands.image_comparisons import ImageComparisons
 from boltseal.server.registry import Registry
 from boltseal.server.storage.metadata.protocol import Log
 from boltseal.server.web.api_reads import ApiReads
@@ -68,12 +70,19 @@ class PageContext:
         self.host = host
         self.verifier_key = verifier_key
         self.templates = Templates()
+        self.comparisons = ImageComparisons(registry.pulls)
         self._names = names
 
-    def page(self, name: str, viewer: Viewer, **values: Any) -> Response:
+    def page(self, name: str, viewer: Viewer, *, status: int = 200, **values: Any) -> Response:
         """Return a page from its template, which also gets the viewer, the time and the words of `words`."""
         now_us = self.registry.tag_states.now_us
-        return self.templates.page(name, viewer=viewer, now_us=now_us, events=EVENTS, reasons=REASONS, **values)
+        return self.templates.page(
+            name, status=status, viewer=viewer, now_us=now_us, events=EVENTS, reasons=REASONS, **values
+        )
+
+    def bases(self, request: Request) -> BaseStates:
+        """Return the states of base images, as far as the caller of a request may pull these."""
+        return BaseStates(self.registry, self._names, self.access.may_list(request.caller))
 
     def upstream_of(self, name: str) -> str | None:
         """Return the upstream that a repository is mirrored from, None for one of this registry and for no valid name."""

@@ -1,0 +1,170 @@
+"""What became of the base images that images state: whether their tags still resolve to the stated digests, and since when not.
+
+Only what this registry and its mirrors recorded counts: nothing is fetched. What an image states is its builder's claim. A
+base in a repository that the caller may not pull has the same answer as one that this registry does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from boltseal.errors import BoltsealError, NotFound
+from boltseal.ledger.entry import format_time, parse
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Repository, Tag
+from boltseal.policy.name_resolution import NameResolver
+from boltseal.server.registry import Registry
+from boltseal.server.registry.stored_images import StoredImages
+from boltseal.transfer.image_config import image_config
+from boltseal.transfer.inspect import platforms_of, stated_base
+
+MAX_CHAIN: Final = 5
+_ENTRIES: Final = 30
+"""Entries of a tag among which the one is sought that moved it away from a base."""
+_NEWEST: Final = 2**63 - 1
+_ELSEWHERE: Final = "it is in no repository here that you may pull"
+
+
+class BaseStatus(StrEnum):
+    """CURRENT: the tag resolves to the stated digest. OUTDATED: to another one."""
+
+    CURRENT = "current"
+    OUTDATED = "outdated"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseState:
+    """A stated base image. `name`, `digest`: as stated. `repository`, `tag`: where this registry has it, "" if it has not.
+
+    `now`: what the tag resolves to, "" if that is not known. `since`: the time of the entry that moved it away from the stated
+    digest, "" if it is not known. `reason`: why the status is UNKNOWN.
+    """
+
+    name: str
+    digest: str
+    status: BaseStatus
+    repository: str = ""
+    tag: str = ""
+    now: str = ""
+    since: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where this registry has a base image. `mirrored`: its tags are an upstream's."""
+
+    repository: Repository
+    tag: Tag
+    mirrored: bool
+
+
+class BaseStates:
+    """Finds base images in one registry, as far as `may_pull` allows."""
+
+    def __init__(self, registry: Registry, names: NameResolver, may_pull: Callable[[str], bool]) -> None:
+        self._registry = registry
+        self._names = names
+        self._may_pull = may_pull
+        self._known: dict[tuple[str, str], BaseState] = {}
+
+    async def chain(self, base: tuple[str, str], platform: str) -> list[BaseState]:
+        """Return the state of a stated base, of the base that this one states, and so on, at most `MAX_CHAIN`.
+
+        `platform`: of which image of an index. Empty if no base is stated.
+        """
+        found: list[BaseState] = []
+        while any(base) and len(found) < MAX_CHAIN:
+            state = await self.state(*base)
+            found.append(state)
+            if not state.repository or not state.digest:
+                break
+            base = await self.stated_by(Repository(state.repository), state.digest, platform)
+        return found
+
+    async def stated_by(self, repository: Repository, digest: str, platform: str = "") -> tuple[str, str]:
+        """Return name and digest of the base that a stored image states, each "" if it states none or is not stored."""
+        source = StoredImages(self._registry.pulls, repository)
+        try:
+            manifest = image = await source.manifest(Digest.parse(digest))
+            platforms = platforms_of(manifest)
+            if platforms:
+                image = await source.manifest(platforms.get(platform) or next(iter(platforms.values())))
+            config = await image_config(source, image)
+        except BoltsealError:
+            return ("", "")
+        return stated_base({} if config is None else config.labels, manifest.annotations, image.annotations)
+
+    async def state(self, name: str, digest: str) -> BaseState:
+        """Return the state of a base that an image states."""
+        key = (name, digest)
+        if key not in self._known:
+            self._known[key] = await self._state(name, digest)
+        return self._known[key]
+
+    async def _state(self, name: str, digest: str) -> BaseState:
+        unknown = BaseState(name, digest, BaseStatus.UNKNOWN)
+        place = self._place(name)
+        if place is None or not self._may_pull(place.repository):
+            return replace(unknown, reason=_ELSEWHERE)
+        here = replace(unknown, repository=str.__str__(place.repository), tag=str.__str__(place.tag))
+        now = await self._resolved(place)
+        if now is None:
+            return replace(here, reason="the tag resolves to nothing here now")
+        if not digest:
+            return replace(here, now=now, reason="the image does not state the digest of its base")
+        if await self._is(place.repository, digest, now):
+            return replace(here, now=now, status=BaseStatus.CURRENT)
+        return replace(here, now=now, status=BaseStatus.OUTDATED, since=await self._since(place, digest))
+
+    def _place(self, name: str) -> _Place | None:
+        try:
+            reference = Reference.parse(name)
+            tag = reference.complete.tag
+            if tag is None:
+                return None
+            if reference.registry.lower() in self._names.own:
+                return _Place(Repository(reference.repository), tag, mirrored=False)
+            found = self._names.by_name(Repository(f"{reference.registry}/{reference.repository}"))
+        except BoltsealError:
+            return None
+        if found is None or found.upstream is None:
+            return None
+        return _Place(found.repository, tag, mirrored=True)
+
+    async def _resolved(self, place: _Place) -> str | None:
+        if place.mirrored:
+            observed = await self._registry.observations.find(place.repository, place.tag)
+            serves = None if observed is None else observed.known.serves
+            return None if serves is None else str(serves.digest)
+        try:
+            row = await self._registry.tag_states.find(place.repository, place.tag)
+        except NotFound:
+            return None
+        return None if row.digest is None else str(row.digest)
+
+    async def _is(self, repository: Repository, stated: str, digest: str) -> bool:
+        """Return whether a digest is the stated one, or that of an index of which the stated one is an image."""
+        if stated == digest:
+            return True
+        try:
+            manifest = await StoredImages(self._registry.pulls, repository).manifest(Digest.parse(digest))
+        except BoltsealError:
+            return False
+        return any(str(child.digest) == stated for child in manifest.manifests)
+
+    async def _since(self, place: _Place, stated: str) -> str:
+        log = self._registry.observed if place.mirrored else self._registry.ledger
+        try:
+            page = await log.newest(place.repository, place.tag, before=_NEWEST, n=_ENTRIES)
+        except NotFound:  # nothing is signed yet
+            return ""
+        for row in page.entries:
+            entry = parse(row.line)
+            if entry.was and entry.was != entry.digest and await self._is(place.repository, stated, entry.was):
+                return format_time(entry.time_us)
+        return ""
