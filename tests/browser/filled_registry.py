@@ -14,8 +14,10 @@ import httpx2
 
 from tests.browser.chromium import apart
 from tests.host_documents import release, report, running
-from tests.images import Document, image, index, push
+from tests.images import Document, image, index, push, signature, signature_tag
 from tests.logins import login, with_users
+from tests.packaged_images import DPKG, dpkg, layer_of, sbom_of, spdx
+from tests.page_images import BASE_LAYER, based_on, built_image
 from tests.polling import until_answer, wait_until
 from tests.thread_server import boltseal_in_thread
 
@@ -50,6 +52,23 @@ on_move = "hold"
 MUTABLE = '[[rule]]\nrepository = "**"\ntag = "**"\nmode = "floating"\n'
 ONE, TWO = image("one", layer_count=2), image("two", architecture="arm64")
 HELD = "team/app"
+BASE = built_image({"ADD base": BASE_LAYER})
+OLD = built_image(
+    {"ADD base": BASE_LAYER, "COPY one /app": layer_of({"app/one": b"1", "app/" + "long/" * 40: b"l"})},
+    labels={"version": "1", **based_on(f"{UPSTREAM}/team/app:1.4.2", BASE)},
+    settings={"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "User": "app"},
+)
+NEW = built_image(
+    {
+        "ADD base": BASE_LAYER,
+        f"RUN {HOSTILE} " + "long " * 60: layer_of({f"app/{HOSTILE}": b"", DPKG: dpkg(bash="5.2", openssl="3.0.1")}),
+    },
+    labels={HOSTILE: HOSTILE, **based_on(f"127.0.0.1/{HOSTILE}", BASE)},
+    settings={"Env": [f"{HOSTILE}={HOSTILE}"], HOSTILE: {HOSTILE: HOSTILE}},
+    annotations={HOSTILE: HOSTILE},
+)
+BOTH = index(NEW, built_image({"COPY arm /app": layer_of({"app/arm": b"a"})}, architecture="arm64"))
+SBOM = sbom_of(OLD, spdx(left="1.3", **{HOSTILE: HOSTILE}))
 HOST = "web-1.example"
 
 
@@ -68,6 +87,10 @@ PATHS = {
     "repository": "/ui/repository?repository=shop/app",
     "tag": "/ui/tag?repository=shop/app&tag=latest",
     "sealed-tag": "/ui/tag?repository=shop/app&tag=1.4.2",
+    "image": f"/ui/image?repository=shop/unsafe&digest={BOTH.digest}&platform=linux/amd64",
+    "old-image": f"/ui/image?repository=shop/unsafe&digest={OLD.digest}",
+    "changes": f"/ui/changes?repository=shop/unsafe&old={OLD.digest}&new={BOTH.digest}&platform=linux/amd64&contents=yes",
+    "packages": f"/ui/packages?repository=shop/unsafe&digest={OLD.digest}",
     "mirrored": f"/ui/repository?repository={UPSTREAM}/{HELD}",
     "mirrored-tag": f"/ui/tag?repository={UPSTREAM}/{HELD}&tag=1.4.2",
     "refused": "/ui/refused",
@@ -112,6 +135,10 @@ async def _push_tags(client: httpx2.AsyncClient) -> None:
     for document in (ONE, TWO, index(ONE, TWO)):
         await _created(client, "shop/app", "latest", document)
     await _created(client, "shop/strange", "latest", image("strange", architecture=HOSTILE))
+    for document in (OLD, BOTH):
+        await _created(client, "shop/unsafe", "latest", document)
+    await _created(client, "shop/unsafe", SBOM.digest, SBOM)
+    await _created(client, "shop/unsafe", signature_tag(OLD), signature(OLD, HOSTILE))
     await _created(client, "public/tool", "1.0", ONE)
     await _created(client, "other/private", "1.4", TWO)
     sealed = {"repository": "shop/app", "tag": "latest", "reason": HOSTILE}

@@ -113,7 +113,7 @@ def test_no_text_of_a_client_becomes_markup(page: Page, registry: FilledRegistry
 def test_the_hostile_texts_are_shown(page: Page, registry: FilledRegistry) -> None:
     """The test above is about pages that have the texts."""
     shown = {}
-    for name in ("tag", "hosts", "host", "overview"):
+    for name in ("tag", "hosts", "host", "image", "changes", "packages", "overview"):
         show(page, registry, name)
         shown[name] = page.locator("main").text_content() or ""
 

@@ -266,6 +266,7 @@ READS: Final = [
     get("page: repositories", "/ui/repositories", "/ui/repositories"),
     get("page: tags of a repository", "/ui/repository", "/ui/repository?repository=many/tags"),
     get("page: a tag", "/ui/tag", lambda target: f"/ui/tag?repository=many/tags&tag=1.{target.middle}"),
+    get("page: an image", "/ui/image", lambda target: f"/ui/image?repository=many/tags&digest={_numbered(target)}"),
     get("page: search", "/ui/search", "/ui/search?q=1.1"),
     get("page: refused", "/ui/refused", "/ui/refused"),
     get("a token", "/token", "/token?service=boltseal&scope=repository:many/tags:pull", 200, 400, 401),
