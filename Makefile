@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-replicas test-kube test-browser test-stores soak bench lock docs clean
+.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-replicas test-kube test-browser test-stores soak bench lock docs screenshots clean
 
 help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -142,6 +142,10 @@ docs: $(VENV)/.works  ## writes the reference pages and JSON schemas from the co
 	@$(BIN)/python scripts/json-schemas
 	@$(BIN)/python scripts/verify_page.py
 	@$(BIN)/python scripts/build_pages.py
+
+screenshots: $(VENV)/.works  ## writes the screenshots of pages in docs/operations/pages, with Chromium
+	@scripts/test-packages
+	@$(BIN)/python -m tests.browser.screenshots docs/operations/pages
 
 clean:  ## deletes everything that make created, but never ./data
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -97,6 +97,14 @@ PATHS = {
     "hosts": "/ui/hosts",
     "host": f"/ui/host?host={HOST}",
     "upstreams": "/ui/upstreams",
+    "bases": "/ui/bases",
+    "rules": "/ui/rules?ref=shop/app:1.4.2",
+    "seal": "/ui/seal?repository=shop/strange&tag=latest",
+    "unseal": "/ui/unseal?repository=shop/app&tag=1.4.2",
+    "restore": f"/ui/restore?repository=shop/unsafe&tag=latest&to={OLD.digest}",
+    "accept": f"/ui/accept?repository={UPSTREAM}/{HELD}&tag=1.4.2",
+    "purge": f"/ui/purge?repository=shop/unsafe&reference={OLD.digest}",
+    "entry": "/ui/entry?repository=shop/app&entry=4",
     "account": "/ui/account",
 }
 

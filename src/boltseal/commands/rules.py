@@ -84,17 +84,24 @@ def rule_tables(file: Path) -> list[RuleTable]:
 
     Raises: FileMissing; Invalid: it can't be read, is not TOML, or has an invalid rule.
     """
+    return parse_rule_tables(_read(file), str(file))
+
+
+def parse_rule_tables(raw: bytes, source: str) -> list[RuleTable]:
+    """Return the `[[rule]]` tables of a configuration, which are valid rules. `source`: its name in messages.
+
+    Raises: Invalid: it is not TOML, or has an invalid rule.
+    """
     try:
-        raw = _read(file)
         tables = tomllib.loads(raw.decode("utf-8")).get("rule", [])
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"{file} is not valid TOML: {error}") from error
+        raise Invalid(f"{source} is not valid TOML: {error}") from error
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise Invalid(f"{file}: rule is not an array of tables; write each rule as [[rule]]")
+        raise Invalid(f"{source}: rule is not an array of tables; write each rule as [[rule]]")
     try:
         parse_rules(tables)
     except RuleInvalid as error:
-        raise Invalid(f"{file}: {error.message}") from error
+        raise Invalid(f"{source}: {error.message}") from error
     return tables
 
 

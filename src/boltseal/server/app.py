@@ -277,7 +277,7 @@ class Application(Starlette):
         admin = admin_api(self._observer, auth, api_settings, registry, settings, self._store, self._leases)
         self._endpoints[ADMIN_PREFIX] = admin
         host = (settings.base_url or "").partition("://")[2]
-        contents = PageContext(registry, access, admin.routes, settings.name_resolver, host, self._verifier_key)
+        contents = PageContext(registry, access, admin, settings.name_resolver, host, self._verifier_key)
         ledger = PageLedger(registry.ledger, registry.observed, access, public=settings.ledger.public)
         self._endpoints[PAGES_PREFIX] = self._pages(auth, settings, contents, ledger)
 

@@ -35,7 +35,16 @@ PATHS = (
     "/ui/tag?repository=shop/app&tag=1.4.2",
     "/ui/refused",
     "/ui/hosts",
+    "/ui/bases",
+    "/ui/rules?ref=shop/app:1.4.2",
+    "/ui/entry?repository=shop/app&entry=2",
     "/ui/account",
+)
+FORMS = (
+    "/ui/seal?repository=shop/app&tag=latest",
+    "/ui/unseal?repository=shop/app&tag=1.4.2",
+    "/ui/restore?repository=shop/app&tag=latest",
+    "/ui/purge?repository=shop/app&reference=latest",
 )
 
 
@@ -88,7 +97,7 @@ def counted() -> Iterator[list[str]]:
 async def test_all_pages_have_strict_headers_and_one_stylesheet(shop: Serving) -> None:
     """No script, no style of the page's own, nothing of another host, and no cache keeps a page."""
     browser = await as_person(shop, "boss")
-    for path in (*PATHS, "/ui/upstreams"):
+    for path in (*PATHS, *FORMS, "/ui/upstreams"):
         page = await browser.get(path)
 
         assert page.status_code == 200, (path, page.text)
@@ -364,7 +373,7 @@ async def test_the_number_of_queries_does_not_grow(data: Path) -> None:
 async def statements_of_pages(browser: Browser) -> dict[str, int]:
     """Return how many statements each page runs once its templates and orders are in memory."""
     found = {}
-    for path in (*PATHS, "/ui/upstreams", "/ui/host?host=none"):
+    for path in (*PATHS, *FORMS, "/ui/upstreams", "/ui/host?host=none"):
         await browser.get(path)
         with counted() as statements:
             await browser.get(path)
@@ -390,7 +399,7 @@ async def test_a_wrong_address_says_what_is_wrong(shop: Serving, path: str, mess
 
 
 async def test_pages_that_show_are_only_read(shop: Serving) -> None:
-    """No page of the registry takes a form."""
+    """A page that is no form takes none."""
     browser = await as_person(shop, "boss")
     for path in PATHS[:-1]:
         assert (await browser.post(path, {})).status_code == 405

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from boltseal.errors import BoltsealError, NotFound
-from boltseal.ledger.entry import format_time, parse
+from boltseal.ledger.entry import Entry, format_time, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.name_resolution import NameResolver
@@ -64,13 +64,17 @@ class _Place:
 
 
 class BaseStates:
-    """Finds base images in one registry, as far as `may_pull` allows."""
+    """Finds base images in one registry, as far as `may_pull` allows. It reads each thing once: use it for one page."""
 
     def __init__(self, registry: Registry, names: NameResolver, may_pull: Callable[[str], bool]) -> None:
         self._registry = registry
         self._names = names
         self._may_pull = may_pull
         self._known: dict[tuple[str, str], BaseState] = {}
+        self._bases: dict[tuple[str, str, str], tuple[str, str] | None] = {}
+        self._now: dict[_Place, str | None] = {}
+        self._moves: dict[_Place, list[Entry]] = {}
+        self._images: dict[tuple[str, str], frozenset[str]] = {}
 
     async def chain(self, base: tuple[str, str], platform: str) -> list[BaseState]:
         """Return the state of a stated base, of the base that this one states, and so on, at most `MAX_CHAIN`.
@@ -88,6 +92,16 @@ class BaseStates:
 
     async def stated_by(self, repository: Repository, digest: str, platform: str = "") -> tuple[str, str]:
         """Return name and digest of the base that a stored image states, each "" if it states none or is not stored."""
+        return await self.read_stated(repository, digest, platform) or ("", "")
+
+    async def read_stated(self, repository: Repository, digest: str, platform: str = "") -> tuple[str, str] | None:
+        """Return what `stated_by` does, and None if the image is not stored, or not wholly."""
+        key = (str.__str__(repository), digest, platform)
+        if key not in self._bases:
+            self._bases[key] = await self._read_stated(repository, digest, platform)
+        return self._bases[key]
+
+    async def _read_stated(self, repository: Repository, digest: str, platform: str) -> tuple[str, str] | None:
         source = StoredImages(self._registry.pulls, repository)
         try:
             manifest = image = await source.manifest(Digest.parse(digest))
@@ -96,7 +110,7 @@ class BaseStates:
                 image = await source.manifest(platforms.get(platform) or next(iter(platforms.values())))
             config = await image_config(source, image)
         except BoltsealError:
-            return ("", "")
+            return None
         return stated_base({} if config is None else config.labels, manifest.annotations, image.annotations)
 
     async def state(self, name: str, digest: str) -> BaseState:
@@ -137,6 +151,11 @@ class BaseStates:
         return _Place(found.repository, tag, mirrored=True)
 
     async def _resolved(self, place: _Place) -> str | None:
+        if place not in self._now:
+            self._now[place] = await self._read_resolved(place)
+        return self._now[place]
+
+    async def _read_resolved(self, place: _Place) -> str | None:
         if place.mirrored:
             observed = await self._registry.observations.find(place.repository, place.tag)
             serves = None if observed is None else observed.known.serves
@@ -151,20 +170,27 @@ class BaseStates:
         """Return whether a digest is the stated one, or that of an index of which the stated one is an image."""
         if stated == digest:
             return True
-        try:
-            manifest = await StoredImages(self._registry.pulls, repository).manifest(Digest.parse(digest))
-        except BoltsealError:
-            return False
-        return any(str(child.digest) == stated for child in manifest.manifests)
+        key = (str.__str__(repository), digest)
+        if key not in self._images:
+            try:
+                manifest = await StoredImages(self._registry.pulls, repository).manifest(Digest.parse(digest))
+                self._images[key] = frozenset(str(child.digest) for child in manifest.manifests)
+            except BoltsealError:
+                self._images[key] = frozenset()
+        return stated in self._images[key]
 
     async def _since(self, place: _Place, stated: str) -> str:
-        log = self._registry.observed if place.mirrored else self._registry.ledger
-        try:
-            page = await log.newest(place.repository, place.tag, before=_NEWEST, n=_ENTRIES)
-        except NotFound:  # nothing is signed yet
-            return ""
-        for row in page.entries:
-            entry = parse(row.line)
+        for entry in await self._last_moves(place):
             if entry.was and entry.was != entry.digest and await self._is(place.repository, stated, entry.was):
                 return format_time(entry.time_us)
         return ""
+
+    async def _last_moves(self, place: _Place) -> list[Entry]:
+        if place not in self._moves:
+            log = self._registry.observed if place.mirrored else self._registry.ledger
+            try:
+                page = await log.newest(place.repository, place.tag, before=_NEWEST, n=_ENTRIES)
+                self._moves[place] = [parse(row.line) for row in page.entries]
+            except NotFound:  # nothing is signed yet
+                self._moves[place] = []
+        return self._moves[place]

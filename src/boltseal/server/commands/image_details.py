@@ -7,7 +7,7 @@ on the page, no error. Callers check the right to pull.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository
 from boltseal.server.registry.pulls import Pulls
 from boltseal.server.registry.stored_images import StoredImages
+from boltseal.server.registry.tag_lists import TagLists
 from boltseal.transfer.config_details import BuiltLayer, ConfigDetails, built_layers, config_details
 from boltseal.transfer.inspect import Inspected, inspect, platforms_of
 from boltseal.transfer.packages.sbom import MEDIA_TYPES as SBOM_TYPES
@@ -115,6 +116,12 @@ def _attached(found: Inspected) -> tuple[Attached, ...]:
     return (*tagged, *referrers, *attestations)
 
 
+async def signed_images(lists: TagLists, repository: Repository, digests: Sequence[str]) -> frozenset[str]:
+    """Return those of these images to which a signature is attached. It is not checked whose it is, or whether it is valid."""
+    found = await lists.referring(repository, digests)
+    return found.tagged | {digest for digest, kind in found.types if _is_signature(kind)}
+
+
 _OF_SUFFIX: Final = {"sig": "signature", "att": "attestation", "sbom": "SBOM"}
 
 
@@ -122,6 +129,8 @@ def _kind(referrer: Descriptor) -> str:
     kind = referrer.artifact_type or ""
     if kind in SBOM_TYPES:
         return "SBOM"
-    if any(word in kind.lower() for word in _SIGNATURE_WORDS):
-        return "signature"
-    return "artifact"
+    return "signature" if _is_signature(kind) else "artifact"
+
+
+def _is_signature(artifact_type: str) -> bool:
+    return any(word in artifact_type.lower() for word in _SIGNATURE_WORDS)

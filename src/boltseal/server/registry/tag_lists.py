@@ -65,6 +65,14 @@ NOT_KNOWN: Final = ListedImage(None, (), None)
 
 
 @dataclass(frozen=True, slots=True)
+class Referring:
+    """What refers to images. `types`: digests, each with an artifact type. `tagged`: digests of images with a signature tag."""
+
+    types: frozenset[tuple[str, str]]
+    tagged: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ListedTag:
     """A tag of a list. `line`: its version line, "" without a version."""
 
@@ -160,6 +168,20 @@ class TagLists:
 
         return await self._database.read(query)
 
+    async def referring(self, repository: Repository, digests: Sequence[str]) -> Referring:
+        """Return what refers to these images of a repository; nothing if nothing was ever pushed to it."""
+        tags = {f"{algorithm}-{digits[:64]}.sig": f"{algorithm}:{digits}" for algorithm, digits in map(_parts, digests)}
+
+        def query(snapshot: Snapshot) -> Referring:
+            number = page_queries.repository_number(snapshot, repository)
+            if number is None:
+                return Referring(frozenset(), frozenset())
+            rows = page_queries.tags_named(snapshot, repository, number, sorted(tags))
+            signed = frozenset(tags[name] for name, each in rows.items() if each.row.digest is not None)
+            return Referring(frozenset(page_queries.referring_types(snapshot, number, sorted(digests))), signed)
+
+        return await self._database.read(query)
+
     async def resolving(self, repository: Repository, digest: str, n: int) -> tuple[str, ...]:
         """Return at most `n` tags of a repository that resolve to a digest now, sorted by name."""
 
@@ -208,6 +230,11 @@ class TagLists:
             while sum(len(each) for _, (_, each) in kept) > MAX_KEPT:
                 self._kept.pop(kept.pop(0)[0], None)
         return found[1]
+
+
+def _parts(digest: str) -> tuple[str, str]:
+    algorithm, _, digits = digest.partition(":")
+    return algorithm, digits
 
 
 def _listed(snapshot: Snapshot, repository: Repository, number: int, stored: Sequence[StoredTag]) -> list[ListedTag]:

@@ -1,6 +1,7 @@
 """The pages below `/ui/`: login, account, logout. A table of routes; each page is a function of the request.
 
     GET  /ui/ and others        what the registry has (`server.web.pages`)
+    POST /ui/seal and others    changes of tags (`server.web.pages.actions`)
     GET  /ui/login              the form, and a link to the identity provider if there is one
     POST /ui/login              a login with the password
     GET  /ui/login/provider     begins a login at the identity provider (`server.auth.person_logins`)
@@ -45,8 +46,8 @@ from boltseal.server.web.cookies import LOGIN, SESSION, Cookies
 from boltseal.server.web.form_requests import ACCOUNT, read_form, return_address
 from boltseal.server.web.formats import address
 from boltseal.server.web.page_ledger import LEDGER_PREFIX, PageLedger
-from boltseal.server.web.pages import NAVIGATION, PAGES
-from boltseal.server.web.pages.context import PageContext, RegistryPage, Viewer
+from boltseal.server.web.pages import FORMS, NAVIGATION, PAGES
+from boltseal.server.web.pages.context import FormPage, NotDone, PageContext, RegistryPage, Viewer
 from boltseal.server.web.rendering import redirect, stylesheet
 from boltseal.server.web.static_files import STATIC_PREFIX, VERIFY_PATH, StaticFiles
 
@@ -120,8 +121,12 @@ class Pages(HttpApplication):
         content = PAGES.get(path)
         if content is not None:
             request.route = path
+            form = FORMS.get(path)
+            if request.method == "POST" and form is not None:
+                return await self._change(request, form)
             if request.method not in READS:
-                raise MethodNotAllowed("method not allowed; use GET", "GET, HEAD")
+                allowed = "GET, HEAD" if form is None else "GET, HEAD, POST"
+                raise MethodNotAllowed(f"method not allowed; use {allowed}", allowed)
             return await self._content(request, content)
         methods = self._routes.get(path)
         if methods is None:
@@ -175,9 +180,26 @@ class Pages(HttpApplication):
                 raise
             raise Denied(error.message) from error  # a login would not help
 
+    async def _change(self, request: Request, page: FormPage) -> Response:
+        """Return the page that follows a form of the registry; the form again with the reason if it was refused."""
+        session = await self._required_session(request)
+        form = await read_form(request, self._address.base_url, session.cookie)
+        session = await self._required_session(request)  # again: the body may have taken minutes, in which it was ended
+        viewer = self._viewer(request, session)
+        try:
+            return await page.submit(self._contents, request, viewer, form)
+        except LoginNeeded as error:
+            raise Denied(error.message) from error  # a login would not help
+        except Denied:
+            raise
+        except BoltsealError as error:
+            not_done = NotDone(super()._refusal(request, error).status, error.message, error_headers(error))
+            return await page.form(self._contents, request, viewer, form, not_done)
+
     def _viewer(self, request: Request, session: PageSession | None) -> Viewer:
         user = "" if session is None else session.owner
-        return Viewer(user, self._access.is_operator(request.caller), self._access.required())
+        token = "" if session is None else session.form_token
+        return Viewer(user, self._access.is_operator(request.caller), self._access.required(), token)
 
     async def _stylesheet(self, _: Request) -> Response:
         return stylesheet()

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from boltseal.errors import Denied, ErrorCode, Invalid
-from boltseal.server.api.request import Request
+from boltseal.server.api.request import DocumentTooLarge, Request
 from boltseal.server.auth.page_sessions import is_form_token
 
 MAX_FORM_BYTES: Final = 16 * 1024
@@ -77,7 +77,10 @@ async def read_form(request: Request, base_url: str | None, cookie: str) -> Mapp
     check_origin(request, base_url)
     if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != _FORM_TYPE:
         raise FormInvalid(f"cannot read the form; expected the content type {_FORM_TYPE}")
-    raw = await request.read_body(MAX_FORM_BYTES)
+    try:
+        raw = await request.read_body(MAX_FORM_BYTES)
+    except DocumentTooLarge as error:
+        raise DocumentTooLarge(f"the form has more than {MAX_FORM_BYTES} bytes; write less into it") from error
     try:
         parsed = parse_qs(raw.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
     except ValueError as error:

@@ -76,7 +76,7 @@ class AdminApi(HttpApplication):
         await self._auth.authenticate(request)  # again: the body may have taken minutes, in which a user was removed
         check_right(self._auth.access, request, route.right, asked)
         if route.changes:
-            self._refuse_writes()
+            self.refuse_writes()
         found = await route.handler(request, asked)
         body = msgspec.json.encode(found, enc_hook=_plain)
         if request.method not in READS:
@@ -84,7 +84,7 @@ class AdminApi(HttpApplication):
         extra = [(b"link", _link(request, found.next))] if isinstance(found, Page) and found.next is not None else []
         return _answer(request, body, extra)
 
-    def _refuse_writes(self) -> None:
+    def refuse_writes(self) -> None:
         """Raise why nothing may be written now, if so: RegistryReadOnly, or what `ApiSettings.unavailable` returns."""
         if self._settings.read_only is not None:
             raise RegistryReadOnly(self._settings.read_only, "GET, HEAD")

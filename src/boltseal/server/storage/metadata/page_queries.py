@@ -98,6 +98,16 @@ def last_pulls(snapshot: Snapshot, repository_id: int, digests: Collection[str])
     return found
 
 
+def referring_types(snapshot: Snapshot, repository_id: int, digests: Collection[str]) -> set[tuple[str, str]]:
+    """Return the artifact types of the manifests that refer to these as their subject, each with the subject."""
+    found: set[tuple[str, str]] = set()
+    query = select(manifest.c.subject, manifest.c.artifact_type).where(manifest.c.repository_id == repository_id)
+    for some in batches(digests, IN_AT_ONCE):
+        rows = snapshot.sql.connection.execute(query.where(manifest.c.subject.in_(some)).distinct())
+        found |= {(subject, artifact_type or "") for subject, artifact_type in rows}
+    return found
+
+
 def tags_named(snapshot: Snapshot, name: str, repository_id: int, names: Collection[str]) -> dict[str, StoredTag]:
     """Return these tags of a repository with their rows, by name."""
     return {each.name: each for each in tag_states.rows_of(snapshot, name, repository_id, names)}

@@ -1,4 +1,4 @@
-"""The pages that show a registry, all of them read-only, by their paths, and the navigation.
+"""The pages of a registry by their paths, the forms among them that change something, and the navigation.
 
 To add one: a function in a module here, a template that extends `base.html` and takes its tables, times and links from
 `parts.html`, a row in `PAGES`, and a row in `NAVIGATION` if it is not reached from another page. `docs/adr` 0078 has the reasons.
@@ -9,8 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from boltseal.server.web.pages import changes, hosts, images, overview, refused, repositories, search, tags, upstreams
-from boltseal.server.web.pages.context import RegistryPage
+from boltseal.server.web.pages import (
+    bases,
+    changes,
+    entries,
+    hosts,
+    images,
+    overview,
+    refused,
+    repositories,
+    rules,
+    search,
+    tags,
+    upstreams,
+)
+from boltseal.server.web.pages.actions import ACTIONS
+from boltseal.server.web.pages.context import FormPage, RegistryPage
+
+FORMS: Final[Mapping[str, FormPage]] = {each.path: each for each in (*ACTIONS, rules.FORM)}
+"""The pages that also take a POST."""
 
 PAGES: Final[Mapping[str, RegistryPage]] = {
     "/ui/": overview.overview,
@@ -24,7 +41,10 @@ PAGES: Final[Mapping[str, RegistryPage]] = {
     "/ui/refused": refused.refused,
     "/ui/hosts": hosts.hosts,
     "/ui/host": hosts.host,
+    "/ui/bases": bases.bases,
     "/ui/upstreams": upstreams.upstreams,
+    "/ui/entry": entries.entry,
+    **{path: each.page for path, each in FORMS.items()},
 }
 
 
@@ -41,5 +61,7 @@ NAVIGATION: Final = (
     NavigationLink("/ui/repositories", "Repositories"),
     NavigationLink("/ui/refused", "Refused"),
     NavigationLink("/ui/hosts", "Hosts"),
+    NavigationLink("/ui/bases", "Bases"),
+    NavigationLink("/ui/rules", "Rules"),
     NavigationLink("/ui/upstreams", "Upstreams", operator=True),
 )

@@ -6,25 +6,28 @@ of the admin API (`server.web.api_reads`) or from use cases of `server.registry`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from boltseal.errors import BoltsealError
 from boltseal.oci.reference import Repository
+from boltseal.policy.grants import Action
 from boltseal.policy.name_resolution import NameResolver
-from boltseal.server.api.admin.routes import Route
+from boltseal.server.api.admin.application import AdminApi
 from boltseal.server.api.request import Request
-from boltseal.server.api.responses import Response
+from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.access import Access
 from boltseal.server.commands.base_states import BaseStates
+from boltseal.server.commands.base_tree import BaseTree, ImageAt, StatedBases, base_tree
 from boltseal.server.commands.image_comparisons import ImageComparisons
 from boltseal.server.registry import Registry
 from boltseal.server.storage.metadata.protocol import Log
+from boltseal.server.web.api_changes import ApiChanges
 from boltseal.server.web.api_reads import ApiReads
-from boltseal.server.web.pages.words import EVENTS, REASONS
+from boltseal.server.web.pages.words import EVENTS, REASONS, REBUILD_ENDS
 from boltseal.server.web.rendering import Templates
 
 ROWS: Final = 50
@@ -36,11 +39,24 @@ UNKNOWN_HOST: Final = "REGISTRY"
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """The person who looks at a page. `user` "": without a login. `needs_login`: callers without a login see less."""
+    """The person who looks at a page. `user` "": without a login. `needs_login`: callers without a login see less.
+
+    `form_token`: of the forms of the session, "" without one.
+    """
 
     user: str
     operator: bool
     needs_login: bool
+    form_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotDone:
+    """Why a form did nothing: status, message and headers of the refusal."""
+
+    status: int
+    message: str
+    headers: Headers
 
 
 class OfRepository(msgspec.Struct, frozen=True):
@@ -59,30 +75,48 @@ class PageContext:
         self,
         registry: Registry,
         access: Access,
-        routes: Sequence[Route],
+        admin: AdminApi,
         names: NameResolver,
         host: str,
         verifier_key: Callable[[Log], str],
     ) -> None:
         self.registry = registry
         self.access = access
-        self.api = ApiReads(access, routes)
+        self.api = ApiReads(access, admin.routes)
+        self.changes = ApiChanges(access, admin.routes, admin.refuse_writes)
         self.host = host
         self.verifier_key = verifier_key
         self.templates = Templates()
         self.comparisons = ImageComparisons(registry.pulls)
         self._names = names
+        self._stated = StatedBases()
 
-    def page(self, name: str, viewer: Viewer, *, status: int = 200, **values: Any) -> Response:
+    def page(self, name: str, viewer: Viewer, *, status: int = 200, extra: Headers = (), **values: Any) -> Response:
         """Return a page from its template, which also gets the viewer, the time and the words of `words`."""
         now_us = self.registry.tag_states.now_us
         return self.templates.page(
-            name, status=status, viewer=viewer, now_us=now_us, events=EVENTS, reasons=REASONS, **values
+            name,
+            status=status,
+            extra=extra,
+            viewer=viewer,
+            now_us=now_us,
+            events=EVENTS,
+            reasons=REASONS,
+            rebuild_ends=REBUILD_ENDS,
+            **values,
         )
+
+    def may_change(self, request: Request, name: str) -> bool:
+        """Return whether the caller of a request has the right of the admin API to change tags of a repository."""
+        return {Action.ADMIN, Action.PULL} <= self.access.allowed(request.caller, name)
 
     def bases(self, request: Request) -> BaseStates:
         """Return the states of base images, as far as the caller of a request may pull these."""
         return BaseStates(self.registry, self._names, self.access.may_list(request.caller))
+
+    async def base_tree(self, request: Request, tags: Mapping[ImageAt, Sequence[str]], *, most: int) -> BaseTree:
+        """Return the bases of images with their tags, as far as the caller may pull the bases. `most`: images to read that are not in memory."""
+        return await base_tree(self.bases(request), self._stated, tags, most)
 
     def upstream_of(self, name: str) -> str | None:
         """Return the upstream that a repository is mirrored from, None for one of this registry and for no valid name."""
@@ -94,3 +128,26 @@ class PageContext:
 
 
 RegistryPage = Callable[[PageContext, Request, Viewer], Awaitable[Response]]
+
+
+class FormPage(Protocol):
+    """A page with a form that it also takes, by POST to its own address."""
+
+    @property
+    def path(self) -> str:
+        """The address."""
+        ...
+
+    async def page(self, pages: PageContext, request: Request, viewer: Viewer) -> Response:
+        """Return the page for a GET."""
+        ...
+
+    async def form(
+        self, pages: PageContext, request: Request, viewer: Viewer, given: Mapping[str, str], not_done: NotDone
+    ) -> Response:
+        """Return the page again with what was typed, and why nothing was done."""
+        ...
+
+    async def submit(self, pages: PageContext, request: Request, viewer: Viewer, given: Mapping[str, str]) -> Response:
+        """Return the page that follows the form, whose origin and form token were checked. Raises: BoltsealError."""
+        ...

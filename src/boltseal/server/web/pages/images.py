@@ -42,6 +42,7 @@ async def image(pages: PageContext, request: Request, viewer: Viewer) -> Respons
         receipts=f"/ui/{LEDGERS[log]}receipt/",
         next=None if resolved.following is None else cursor_of(RESOLVED, resolved.following),
         running=await pages.api.read_allowed(request, "hosts/images", digest=str(digest), limit=SOME),
+        may_change=log is LEDGER and pages.may_change(request, name),
         host=pages.host or UNKNOWN_HOST,
         first=not cursor,
     )

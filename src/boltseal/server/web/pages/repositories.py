@@ -11,6 +11,8 @@ from boltseal.server.api.admin.paging import cursor_of, text_position, time_posi
 from boltseal.server.api.admin.routes import RequestInvalid, Right
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
+from boltseal.server.commands.base_tree import ImageAt
+from boltseal.server.commands.image_details import signed_images
 from boltseal.server.registry.tag_lists import FIRST, NOT_KNOWN, PageAfter, TagListPage, TagOrder
 from boltseal.server.registry.tag_states import mode_of
 from boltseal.server.web.pages.context import ROWS, OfRepository, PageContext, Viewer
@@ -37,6 +39,8 @@ async def repository(pages: PageContext, request: Request, viewer: Viewer) -> Re
     order = _order(request.query.value("order"))
     after = _after(order, request.query.value("cursor") or "")
     page = await pages.registry.tag_lists.page(repository, order, after, ROWS, line)
+    digests = {str(each.row.digest) for each in page.listed}
+    tree = await pages.base_tree(request, {ImageAt(name, digest): () for digest in digests}, most=ROWS)
     rows = [(each, str(mode_of(each.row)), format_time(each.row.changed_us)) for each in page.listed]
     return pages.page(
         "repository",
@@ -44,6 +48,8 @@ async def repository(pages: PageContext, request: Request, viewer: Viewer) -> Re
         repository=str.__str__(repository),
         page=page,
         rows=rows,
+        signed=await signed_images(pages.registry.tag_lists, repository, sorted(digests)),
+        bases={each.at.digest: each.base for each in tree.images},
         order=str(page.order),
         line=line,
         next=_following(page),

@@ -80,6 +80,7 @@ async def tag(pages: PageContext, request: Request, viewer: Viewer) -> Response:
         proof=await _proof(pages, log, digest, history.items) if digest and not cursor else None,
         refused=refused,
         running=running,
+        may_change=pages.may_change(request, name),
         host=pages.host or UNKNOWN_HOST,
         first=not cursor,
     )

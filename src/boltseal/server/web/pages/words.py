@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from boltseal.ledger.entry import EntryKind
+from boltseal.policy.rule_plan import RuleEffect
 
 EVENTS: Final[Mapping[EntryKind, str]] = {
     EntryKind.TAG_CREATED: "created",
@@ -35,3 +36,21 @@ REASONS: Final[Mapping[str, str]] = {
     "precondition": "a condition of the request does not hold",
 }
 """Reasons of refusals in words; others are shown as they are."""
+
+EFFECTS: Final[Mapping[RuleEffect, str]] = {
+    RuleEffect.NONE: "none",
+    RuleEffect.SEALS: "the next push seals it",
+    RuleEffect.MAY_MOVE: "it may move",
+    RuleEffect.APPEND_ONLY: "it may only gain content",
+    RuleEffect.STAYS_SEALED: "none: it is sealed and stays so",
+    RuleEffect.OTHER_KEEP: "the next push seals it with another time to keep or to settle",
+}
+"""Effects of other rules in words."""
+
+REBUILD_ENDS: Final[Mapping[str, str]] = {
+    "asked": "was requested, and has not ended",
+    "done": "done",
+    "failed": "failed",
+    "stopped": "stopped with the server",
+}
+"""How requested rebuilds ended, in words."""
