@@ -24,12 +24,12 @@ OS = built_image({"ADD rootfs.tar.gz /": BASE_LAYER})
 NEWER_OS = built_image(
     {"ADD rootfs.tar.gz /": layer_of({"etc/base": b"newer", DPKG: dpkg(bash="5.2", openssl="3.0.15")})}
 )
-PYTHON = layer_of({"usr/bin/python3": b"python" * 900})
+NODE = layer_of({"usr/bin/nodejs": b"node" * 900})
 RUNTIME = built_image(
-    {"ADD rootfs.tar.gz /": BASE_LAYER, "RUN apt-get install python3": PYTHON}, labels=based_on(f"{MIRRORED}:12", OS)
+    {"ADD rootfs.tar.gz /": BASE_LAYER, "RUN apt-get install nodejs": NODE}, labels=based_on(f"{MIRRORED}:12", OS)
 )
 NEWER_RUNTIME = built_image(
-    {"ADD rootfs.tar.gz /": BASE_LAYER, "RUN apt-get install python3 openssl": PYTHON},
+    {"ADD rootfs.tar.gz /": BASE_LAYER, "RUN apt-get install nodejs openssl": NODE},
     labels=based_on(f"{MIRRORED}:12", OS),
 )
 SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -40,13 +40,13 @@ class ShownImages:
     """The images. `registry`: host and port of the registry, which the names of bases have."""
 
     def __init__(self, registry: str) -> None:
-        self._base = f"{registry}/base/python:edge"
+        self._base = f"{registry}/base/node:edge"
         versions = ("1.3.9", "1.4.0", "1.4.1")
         self.versions = {each: index(self._app(each), self._app(each, architecture="arm64")) for each in versions}
         self.newest = index(self._app("1.4.2", NEWER_RUNTIME), self._app("1.4.2", NEWER_RUNTIME, "arm64"))
         self.other = self._app("1.4.2 once more")
         self.moved = [self._app(f"build-{number}", NEWER_RUNTIME) for number in (1, 2, 3)]
-        self.sbom = sbom_of(self.moved[-1], spdx(flask="3.0.3", jinja2="3.1.4"))
+        self.sbom = sbom_of(self.moved[-1], spdx(express="4.21.1", lodash="4.17.21"))
 
     @property
     def paths(self) -> dict[str, str]:
@@ -56,12 +56,12 @@ class ShownImages:
 
     def _app(self, version: str, base: Document = RUNTIME, architecture: str = "amd64") -> Document:
         app = {
-            "app/shop.py": version.encode(),
+            "app/shop.js": version.encode(),
             f"app/{version}.txt": b"",
             DPKG: dpkg(bash="5.1", openssl=f"3.0.{version[-1]}"),
         }
         return built_image(
-            {"ADD rootfs.tar.gz /": BASE_LAYER, "RUN apt-get install python3": PYTHON, "COPY . /app": layer_of(app)},
+            {"ADD rootfs.tar.gz /": BASE_LAYER, "RUN apt-get install nodejs": NODE, "COPY . /app": layer_of(app)},
             labels={"org.opencontainers.image.version": version, **based_on(self._base, base)},
             settings={"Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "PORT=8080"], "User": "app"},
             architecture=architecture,
@@ -108,10 +108,10 @@ async def _fill(url: str, upstream: str, images: ShownImages) -> None:
         httpx2.AsyncClient(base_url=url, auth=login("ci"), headers=program) as pipeline,
     ):
         await _hold(client, theirs)
-        await _created(client, "base/python", "edge", RUNTIME)
+        await _created(client, "base/node", "edge", RUNTIME)
         for version, document in images.versions.items():
             await _created(pipeline, "shop/app", version, document)
-        await _created(client, "base/python", "edge", NEWER_RUNTIME)
+        await _created(client, "base/node", "edge", NEWER_RUNTIME)
         for tag, document in (("1.4.2", images.newest), *(("edge", each) for each in images.moved)):
             await _created(pipeline, "shop/app", tag, document)
         for attached in (artifact("signed", subject=images.newest, artifact_type=SIGNATURE_TYPE), images.sbom):

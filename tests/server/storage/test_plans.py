@@ -135,6 +135,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "repository of a page": lambda tx: page_queries.repository_number(tx, SHOP),
     "sizes of images": lambda tx: page_queries.image_sizes(tx, 1, [DIGEST]),
     "last pulls": lambda tx: page_queries.last_pulls(tx, 1, [DIGEST]),
+    "types of referrers": lambda tx: page_queries.referring_types(tx, 1, [DIGEST]),
     "tags of a page": lambda tx: page_queries.tags_named(tx, SHOP, 1, ["1.4.2"]),
     "search for tags": lambda tx: page_queries.tags_from(tx, [SHOP], "1.4", 50),
     "search for digests": lambda tx: page_queries.manifests_from(tx, "sha256:9f86", ("", 0), 100),

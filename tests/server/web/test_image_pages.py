@@ -21,10 +21,9 @@ from tests.images import Document, artifact, image, index, push, signature, sign
 from tests.packaged_images import DPKG, dpkg, layer_of, sbom_of, spdx
 from tests.page_images import BASE_LAYER, based_on, built_image
 from tests.page_logins import Browser
-from tests.server.web.test_registry_pages import HOSTILE, MOST_STATEMENTS, as_person, counted
+from tests.page_views import HOSTILE, MOST_STATEMENTS, OWN, as_person, counted, text_of
 from tests.serving import Serving, serving_as
 
-OWN = "127.0.0.1:5000"
 BASE = built_image({"ADD base": BASE_LAYER})
 NEWER_BASE = built_image({"ADD newer base": layer_of({"etc/base": b"newer"})})
 OLD = built_image(
@@ -59,11 +58,6 @@ def image_path(document: Document, repository: str = "shop/app", **more: str) ->
 def changes_path(old: Document, new: Document, more: str = "") -> str:
     """Return the address of the page that compares two images."""
     return f"/ui/changes?repository=shop/app&old={old.digest}&new={new.digest}{more}"
-
-
-def text_of(page: str) -> str:
-    """Return the text of a page, without markup."""
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page)))
 
 
 @pytest.fixture
@@ -121,22 +115,20 @@ async def test_an_image_shows_the_tags_that_ever_resolved_to_it(shop: Serving) -
     assert re.search(r"latest moved boss Entry \d", new)
 
 
-async def test_entries_of_a_digest_come_in_pages(shop: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only some entries are looked at for one page; the link looks at earlier ones, until there are none."""
-    monkeypatch.setattr("boltseal.server.web.pages.images.LOOKED_AT", 2)
+async def test_entries_of_a_digest_come_in_pages(shop: Serving) -> None:
+    """A page looks at some entries only, and the next one at earlier ones, until there are none; a page shows where it began."""
+    with open_store(settings_with_users(shop.data)) as store:
+        ledger, found = store.registry.ledger, list[int]()
+        following: int | None = 2**63 - 1
+        while following is not None:
+            page = await ledger.resolved_to(Repository("shop/app"), Digest.parse(OLD.digest), before=following, n=2)
+            found += [index for index, _ in page.entries]
+            following = page.following
     browser = await as_person(shop, "ci")
-    found, path = [], image_path(OLD)
-    for _ in range(4):
-        page = (await browser.get(path)).text
-        found += re.findall(r'receipt/(\d+)">Entry', page)
-        link = re.search(r'rel="next" href="([^"]+)"', page)
-        if link is None:
-            break
-        path = unescape(link[1])
-    else:
-        raise AssertionError("the list does not end")
+    first = (await browser.get(image_path(OLD))).text
 
     assert len(found) == 2
+    assert [int(index) for index in re.findall(r'receipt/(\d+)">Entry', first)] == found
 
 
 async def test_what_is_attached_is_listed(shop: Serving) -> None:
@@ -226,20 +218,27 @@ async def test_a_comparison_shows_every_kind_of_difference(shop: Serving) -> Non
     assert "/app/same" not in contents
 
 
-async def test_a_comparison_has_pages(shop: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_comparison_has_pages(data: Path) -> None:
     """Packages and files come in pages without gaps."""
-    monkeypatch.setattr("boltseal.server.web.pages.changes.LINES", 2)
-    browser = await as_person(shop, "ci")
-    found, path = [], changes_path(OLD, NEW, "&contents=yes")
-    while True:
-        page = (await browser.get(path)).text
-        found += re.findall(r"<td>(?:package|file)</td><td>\w+</td><td class=\"free\"><bdi>([^<]+)<", page)
-        link = re.search(r'rel="next" href="([^"]+)"', page)
-        if link is None:
-            break
-        path = unescape(link[1])
+    names = [f"app/file-{number:03}" for number in range(250)]
+    old = built_image({"COPY old": layer_of(dict.fromkeys(names, b"old"))})
+    new = built_image({"COPY new": layer_of(dict.fromkeys(names, b"new"))})
+    async with serving_as(settings_with_users(data)) as shop:
+        shop.client.auth = as_user("boss")
+        for document in (old, new):
+            await push(shop.client, "shop/app", document.digest, document)
+        browser = await as_person(shop, "ci")
+        found, path, pages = list[str](), changes_path(old, new, "&contents=yes"), 0
+        while True:
+            page, pages = (await browser.get(path)).text, pages + 1
+            found += re.findall(r"<td>(?:package|file)</td><td>\w+</td><td class=\"free\"><bdi>([^<]+)<", page)
+            link = re.search(r'rel="next" href="([^"]+)"', page)
+            if link is None:
+                break
+            path = unescape(link[1])
 
-    assert found == ["bash (deb)", f"/{DPKG}", "/app/two", "/app/one"]
+    assert pages == 3
+    assert found == [f"/{name}" for name in names]
 
 
 async def test_images_that_are_too_large_are_not_read(data: Path) -> None:

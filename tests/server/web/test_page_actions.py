@@ -1,10 +1,9 @@
-"""Forms that change tags: each with a preview, the rights of the admin API, protection against other sites, and the entry that it became."""
+"""Forms that change tags: each with a preview, the rights of the admin API, protection against pages of other servers, and the entry that it became."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from tests.admin_requests import ONE, SECRET, TWO, USERS, as_user, filled, get, 
 from tests.fakes.upstream import FakeUpstream
 from tests.images import image, push
 from tests.page_logins import Browser
+from tests.page_views import HOSTILE, as_person, hidden
 from tests.server.mirror.mirrors import NAME, table_of
-from tests.server.web.test_registry_pages import HOSTILE, as_person
 from tests.serving import ORIGIN, Serving, serving, serving_as
 
 LATEST = {"repository": "shop/app", "tag": "latest"}
@@ -41,14 +40,6 @@ async def shop(data: Path) -> AsyncIterator[Serving]:
 async def upstream() -> AsyncIterator[FakeUpstream]:
     async with FakeUpstream().listening() as listening:
         yield listening
-
-
-def hidden(page: str) -> dict[str, str]:
-    """Return the fields of the form of a page that a browser sends as they are."""
-    form = re.search(r'<form method="post".*?</form>', page, re.DOTALL)
-    assert form is not None, page
-    found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form[0])
-    return {name: unescape(value) for name, value in found}
 
 
 async def previewed(browser: Browser, name: str, given: Mapping[str, str], reason: str = "because") -> httpx2.Response:
@@ -104,7 +95,7 @@ async def test_seal_shows_its_effect_and_becomes_an_entry(shop: Serving) -> None
 
 
 async def test_unseal_lifts_the_protection(shop: Serving) -> None:
-    """As `boltseal tag unseal` does."""
+    """The image can be deleted afterwards, as after `boltseal tag unseal`."""
     browser = await as_person(shop, "lead")
     page = await after(shop, browser, await done(browser, "unseal", SEALED))
 
@@ -263,7 +254,7 @@ async def test_links_to_changes_are_for_people_who_may_make_them(shop: Serving, 
 
 
 async def test_forms_of_a_private_repository_do_not_say_whether_it_exists(shop: Serving) -> None:
-    """The same answer for a repository that the user may not administer and for one that is not there."""
+    """One answer for a repository that the user may not administer and for one that is not there."""
     browser = await as_person(shop, "lead")
     token = await browser.form_token("/ui/account")
     found = []
@@ -290,7 +281,7 @@ async def test_forms_of_a_private_repository_do_not_say_whether_it_exists(shop: 
         {},
     ],
 )
-async def test_forms_of_other_sites_change_nothing(shop: Serving, name: str, headers: dict[str, str]) -> None:
+async def test_forms_of_other_servers_change_nothing(shop: Serving, name: str, headers: dict[str, str]) -> None:
     """CSRF with all fields of a confirmed form, the right token included."""
     browser = await as_person(shop, "lead")
     before = await entries_of(shop)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import httpx2
 import pytest
-from sqlalchemy import Connection, Engine, event
 
 from boltseal.oci.reference import Repository
 from boltseal.server.registry.tag_lists import FIRST, TagLists, TagOrder
@@ -20,13 +18,11 @@ from tests.admin_requests import ONE, SECRET, TWO, as_user, filled, post, settin
 from tests.host_documents import report, running
 from tests.images import image, push
 from tests.page_logins import Browser
+from tests.page_views import HOSTILE, MOST_STATEMENTS, as_person, counted
 from tests.polling import until_answer
 from tests.serving import FLOATING, Serving, ledger_key, serving, serving_as, settings_of
 
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 OUR_SCRIPT = re.compile(r'<script type="module" src="/ui/static/[0-9a-f]{16}/verify\.js"></script>')
-MOST_STATEMENTS = 40
-"""SQL statements of a page, however large the registry is."""
 PATHS = (
     "/ui/",
     "/ui/repositories",
@@ -54,14 +50,6 @@ async def shop(data: Path) -> AsyncIterator[Serving]:
         yield registry
 
 
-async def as_person(registry: Serving, user: str) -> Browser:
-    """Return a browser in which this user is logged in."""
-    browser = Browser(registry)
-    answer = await browser.login(user, f"pw-{user}")
-    assert answer.status_code == 303, answer.text
-    return browser
-
-
 async def refuse_a_push(registry: Serving, **headers: str) -> None:
     """Push another image to the sealed tag, and wait until the refusal is recorded."""
     client = registry.client
@@ -77,21 +65,6 @@ async def refuse_a_push(registry: Serving, **headers: str) -> None:
         return bool(listed.json()["items"])
 
     await until_answer(recorded, "the refusal is recorded")
-
-
-@contextmanager
-def counted() -> Iterator[list[str]]:
-    """Collect the statements that SQLAlchemy runs in the block."""
-    statements: list[str] = []
-
-    def note(_: Connection, __: object, statement: str, *___: object) -> None:
-        statements.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 async def test_all_pages_have_strict_headers_and_one_stylesheet(shop: Serving) -> None:
@@ -402,6 +375,9 @@ async def test_pages_that_show_are_only_read(shop: Serving) -> None:
     """A page that is no form takes none."""
     browser = await as_person(shop, "boss")
     for path in PATHS[:-1]:
+        if path.startswith("/ui/rules"):  # its form plans
+            continue
+
         assert (await browser.post(path, {})).status_code == 405
 
 

@@ -14,8 +14,7 @@ from boltseal.policy.rules import parse_rules
 from tests.admin_requests import ONE, USERS, as_user, filled, get, post
 from tests.images import push
 from tests.page_logins import Browser
-from tests.server.web.test_page_actions import hidden
-from tests.server.web.test_registry_pages import HOSTILE, as_person
+from tests.page_views import HOSTILE, as_person, hidden
 from tests.serving import ORIGIN, Serving, serving
 
 RULES = [
@@ -44,7 +43,7 @@ async def planned(browser: Browser, rules: str, **more: str) -> tuple[int, str]:
 
 
 async def test_the_rules_in_force_are_listed_in_order(shop: Serving) -> None:
-    """Those of the configuration, and the built-in ones after them; the form has those of the configuration as they are."""
+    """The rules of the configuration, and the built-in ones after them; the form has those of the configuration as they are."""
     page = (await (await as_person(shop, "boss")).get("/ui/rules")).text
     listed = (await get(shop.client, "rules", "boss")).json()["items"]
     table = page.partition('aria-label="Rules in force"')[2].partition("</table>")[0]
@@ -66,7 +65,7 @@ async def test_the_rules_in_force_are_listed_in_order(shop: Serving) -> None:
     ],
 )
 async def test_a_typed_tag_shows_the_rule_that_decides(shop: Serving, typed: str, words: str) -> None:
-    """As `boltseal admin rules test` does, also for a tag that was never pushed."""
+    """The rule is that of `boltseal admin rules test`, also for a tag that was never pushed."""
     page = (await (await as_person(shop, "boss")).get(f"/ui/rules?ref={quote(typed)}")).text
     shown = page.partition('<dl aria-labelledby="test">')[2].partition("</dl>")[0]
 
@@ -158,7 +157,7 @@ async def test_rules_that_are_none_are_explained(shop: Serving, rules: str, mess
 
 
 async def test_a_plan_needs_the_form_of_the_session(shop: Serving) -> None:
-    """Another site's form, or one without the token, is refused."""
+    """A form of another server's page, or one without the token, is refused."""
     browser = await as_person(shop, "boss")
     fields = {"form_token": await browser.form_token("/ui/account"), "rules": ""}
     other = await browser.post("/ui/rules", fields, {"origin": "https://evil.example.com"})
