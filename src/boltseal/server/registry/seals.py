@@ -18,6 +18,7 @@ from boltseal.policy import refusal_message
 from boltseal.policy.refusals import RefusalDetail, RefusalReason
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
+from boltseal.server.registry.absent_tags import consistently
 from boltseal.server.registry.dry_run import undone
 from boltseal.server.registry.host_reports import why_running
 from boltseal.server.registry.models import UNCONDITIONAL, Conditions, RepositoryRow, TagChange
@@ -110,7 +111,8 @@ class Seals:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
             return SealChange(change.current, result.changed, result.entry_index)
 
-        return await self._database.write(undone(job) if dry_run else job, repository=repository)
+        async with consistently(self._database, repository, tag):
+            return await self._database.write(undone(job) if dry_run else job, repository=repository)
 
     async def unseal(
         self,
@@ -139,7 +141,8 @@ class Seals:
                 raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
             return SealChange(change.current, result.changed, result.entry_index)
 
-        return await self._database.write(undone(job) if dry_run else job, repository=repository)
+        async with consistently(self._database, repository, tag):
+            return await self._database.write(undone(job) if dry_run else job, repository=repository)
 
     async def plan_purge(self, repository: Repository, reference: Tag | Digest, actor: Actor) -> Purged:
         """Return what `purge` would delete now; changes nothing. Raises: as `purge`, except BytesLeft."""

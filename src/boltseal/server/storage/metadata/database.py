@@ -29,6 +29,7 @@ import structlog
 
 from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation, Lease, Wait
+from boltseal.server.storage.coordination.taken_away import TakenAway
 from boltseal.server.storage.metadata.protocol import (
     LEDGER,
     TAGS,
@@ -123,6 +124,7 @@ class SqlMetadata:
         self.confirmed: ContextVar[Lease | None] = ContextVar("confirmed", default=None)
         """The lease under which this thread or task works."""
         self.no_space_at_s: float | None = None
+        self.taken_away: TakenAway | None = None
         self._in_doubt = False
         """Whether a COMMIT of which nothing is known may still take effect. Until the next one the generation stays odd."""
         self.lookups = driver.lookups()
