@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from boltseal.errors import NotFound, Precondition
+from boltseal.errors import NotFound, Precondition, SealedPut
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.storage.metadata.protocol import Metadata
 
@@ -29,7 +29,7 @@ async def consistently(database: Metadata, repository: Repository, *tags: Tag) -
     """Let a refusal that can be due to deleted tags leave the block only when no server answers with these tags any more."""
     try:
         yield
-    except (NotFound, Precondition):
+    except (NotFound, Precondition, SealedPut):
         if database.taken_away is not None:
             for tag in tags:
                 await sealed_at(database, repository, tag)
