@@ -8,7 +8,7 @@
     GET  /ui/account            who is logged in, groups, sessions
     POST /ui/logout             ends this session
     POST /ui/logout-everywhere  ends all sessions of this user, at every server
-    GET  /ui/static/...         scripts and styles; /ui/verify.html: a page to keep (`server.web.static_files`)
+    GET  /ui/static/...         scripts and styles; /ui/verify.html: a page to save on disk (`server.web.static_files`)
     GET  /ui/ledger/...         the ledger, for the scripts (`server.web.page_ledger`)
 
 A session is a login for pages alone: `/v2/` and `/api/v1/` ignore cookies, which browsers send with requests that pages of
@@ -158,7 +158,7 @@ class Pages(HttpApplication):
         )
 
     def _page_to_return_to(self, request: Request) -> str:
-        """Return the address of the page that was asked for, to come back to after a login; the login checks it."""
+        """Return the address of the requested page, to which the browser returns after a login; the login checks it."""
         path: str = request.scope["path"]
         query = request.scope["query_string"].decode("latin-1")
         if path not in PAGES:
@@ -173,7 +173,7 @@ class Pages(HttpApplication):
         except LoginNeeded as error:
             if session is None and self._access.required():
                 raise
-            raise Denied(error.message) from error  # a login would not help
+            raise Denied(error.message) from error  # the caller has logged in already, or the registry has no logins
 
     def _viewer(self, request: Request, session: PageSession | None) -> Viewer:
         user = "" if session is None else session.owner
