@@ -61,7 +61,7 @@ def options_for(options: DeployOptions, host: str) -> DeployOptions:
 class HostsProject:
     """A project that is deployed to several hosts. `services`: only these; empty: all. `allow`: see `open_deployable`.
 
-    `named`: its files. `anyway`: deploy also if they are not as locked.
+    `named`: its files. `anyway`: also if they differ from what a rollback restored.
     """
 
     named: ProjectFiles
