@@ -41,9 +41,9 @@ from boltseal.server.auth.page_sessions import (
     random_cookie,
 )
 from boltseal.server.auth.person_logins import PersonLogins, ProviderAnswer, StateInvalid
+from boltseal.server.web import formats
 from boltseal.server.web.cookies import LOGIN, SESSION, Cookies
 from boltseal.server.web.form_requests import ACCOUNT, read_form, return_address
-from boltseal.server.web.formats import address
 from boltseal.server.web.page_ledger import LEDGER_PREFIX, PageLedger
 from boltseal.server.web.pages import NAVIGATION, PAGES
 from boltseal.server.web.pages.context import PageContext, RegistryPage, Viewer
@@ -143,7 +143,7 @@ class Pages(HttpApplication):
         """Return the page of an error; for lack of a login the way to the form."""
         response = super()._refusal(request, error)
         if isinstance(error, LoginNeeded) and request.method in ("GET", "HEAD"):
-            return redirect(address(LOGIN_PATH, return_to=self._page_to_return_to(request)))
+            return redirect(formats.address(LOGIN_PATH, return_to=self._page_to_return_to(request)))
         heading = HTTPStatus(response.status).phrase
         link = LOGIN_PATH if response.status == 401 else ""
         extra = error_headers(error)
