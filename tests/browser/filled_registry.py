@@ -16,7 +16,7 @@ from tests.browser.chromium import apart
 from tests.host_documents import release, report, running
 from tests.images import Document, image, index, push
 from tests.logins import login, with_users
-from tests.polling import until_answer, wait_until
+from tests.polling import until_answer
 from tests.thread_server import boltseal_in_thread
 
 HOSTILE = '<img src=x onerror="globalThis.attacked = 1">\'"--><script>globalThis.attacked = 1</script>'
@@ -158,13 +158,3 @@ async def _refuse(url: str) -> None:
     async with httpx2.AsyncClient(base_url=url, auth=login("ci"), headers={"user-agent": agent}) as client:
         answer = await push(client, "shop/app", "1.4.2", TWO)
         assert answer.status_code == 409, answer.text
-
-
-def wait_for_platforms(url: str) -> None:
-    """Wait until the registry has read the platforms of the images, which it does in the background."""
-
-    def is_read() -> bool:
-        page = httpx2.get(f"{url}/ui/repository?repository=public/tool")
-        return "linux/amd64" in page.text
-
-    wait_until(is_read, "the platforms of images are known")

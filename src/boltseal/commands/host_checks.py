@@ -27,7 +27,7 @@ class CheckedHost:
     """A host that a run can begin on.
 
     `mark`: the number of its newest release; `project`: what is deployed; `to`: the release that a rollback deploys again.
-    `continued`: the run left a release unfinished there that starts only some services, so that it is resumed.
+    `continued`: the run left a release of some services unfinished there, which has to be resumed.
     """
 
     host: str
@@ -59,7 +59,10 @@ def options_for(options: DeployOptions, host: str) -> DeployOptions:
 
 @dataclass(frozen=True, slots=True)
 class HostsProject:
-    """A project that is deployed to several hosts. `services`: to which it is restricted, empty for all; `allow`: see `open_deployable`."""
+    """A project that is deployed to several hosts. `services`: only these; empty: all. `allow`: see `open_deployable`.
+
+    `named`: its files. `anyway`: also if they differ from what a rollback restored.
+    """
 
     named: ProjectFiles
     services: tuple[str, ...] = ()

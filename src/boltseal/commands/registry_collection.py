@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -13,8 +13,9 @@ from boltseal.commands.collection import CollectedItem, CollectionProgress
 from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
 from boltseal.errors import Invalid
 
-_WHAT = "garbage collection"
-_LIMIT = 1000
+_WHAT: Final = "garbage collection"
+_LIMIT: Final = 1000
+"""Items of a part; the API allows no more."""
 
 
 class _Item(msgspec.Struct):
@@ -49,7 +50,7 @@ class RegistryCollection:
                 yield CollectedItem(each.what, each.name, each.size, each.reason, each.status, each.freed)
             done += len(part.items)
             progress("items", done, 0)
-            # Without a dry run the same position can follow: what was there before is deleted.
+            # Without a dry run the same position may follow, because the items before it are deleted.
             if part.next == cursor and (dry_run or not part.items):
                 raise RemoteMismatch(f"{self._registry} has no end of {_WHAT}: it sent the same page twice")
             cursor = part.next

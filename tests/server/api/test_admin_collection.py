@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,8 @@ class Unused:
         return {(await self.client.head(path, auth=as_user("boss"))).status_code for path in paths}
 
 
-@asynccontextmanager
-async def unused_content(data: Path) -> AsyncIterator[Unused]:
+@pytest.fixture
+async def unused(data: Path) -> AsyncIterator[Unused]:
     clock = Clock(now_us())
     settings = settings_with_users(data)
     async with serving_as(settings, clock=clock) as registry:
@@ -69,12 +68,6 @@ async def unused_content(data: Path) -> AsyncIterator[Unused]:
         client.auth = httpx2.Auth()
         clock.advance(days=1, seconds=1)
         yield Unused(client, clock, settings)
-
-
-@pytest.fixture
-async def unused(data: Path) -> AsyncIterator[Unused]:
-    async with unused_content(data) as found:
-        yield found
 
 
 def shown(items: list[dict[str, Any]]) -> list[tuple[str, str, int, str]]:

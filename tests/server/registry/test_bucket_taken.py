@@ -24,7 +24,7 @@ from tests.storage_choice import take_copy
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer
 
 MOMENTS = 9
-"""More than the requests of one signature: the owner object, one tile and one bundle, and the checkpoint, each read or written."""
+"""More than the requests of one signature (owner object, tile, bundle, checkpoint, each read or written): the last one is after it."""
 
 
 class TakenBucket:
@@ -38,7 +38,7 @@ class TakenBucket:
         self.store = server.store(prefix)
         self._direct = Bucket(BUCKET, prefix, server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
         self._proxied = Bucket(BUCKET, prefix, proxy.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
-        self._proxy, self._requests, self.registry = proxy, 0, new_id()
+        self._proxy, self._requests, self.registry, self.taken = proxy, 0, new_id(), False
         for name in ("former", "restored"):
             (folder / name).mkdir()
         self.former = BareLedger(folder / "former" / "data")
@@ -67,6 +67,7 @@ class TakenBucket:
 
     def take_over(self) -> None:
         """Give the bucket to the restored registry."""
+        self.taken = True
         client = self._direct.connect(OWNER)
         take_over(client, self.registry, "the bucket", owner_now(client))
 
@@ -118,14 +119,19 @@ def marked(log: BareLedger) -> int:
 
 @pytest.mark.parametrize("moment", range(MOMENTS))
 def test_a_bucket_that_is_taken_during_a_signature_gets_one_history(bucket: TakenBucket, moment: int) -> None:
-    """Either the former server signs nothing more, or its new owner finds stated what it signs, and signs nothing else."""
+    """Either the former server signs nothing more, or the new owner finds what it signed stated, and signs nothing else."""
     before = bucket.former.head().size
     bucket.former.add(2)
     bucket.take_over_at(moment)
     refused = refusal(bucket.former)
+    during = bucket.taken
+    if not during:
+        bucket.take_over()
     bucket.restored.add(1)
     restored_refused = refusal(bucket.restored)
 
+    assert during or (refused == "" and bucket.former.head().size == before + 2)
+    assert not during or moment < MOMENTS - 1
     if bucket.former.head().size > before:
         assert bucket.stated() == bucket.former.head().size
     if restored_refused:

@@ -13,9 +13,12 @@ import httpx2
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from boltseal.ledger.entry import OF_EVERY_LOG, EntryKind
 from boltseal.oci.reference import Repository
+from boltseal.policy.refusals import RefusalReason
 from boltseal.server.registry.tag_lists import FIRST, TagLists, TagOrder
 from boltseal.server.store_factory import open_store
+from boltseal.server.web.pages.words import EVENTS, REASONS
 from tests.admin_requests import ONE, SECRET, TWO, as_user, filled, post, settings_with_users, until_signed
 from tests.host_documents import report, running
 from tests.images import image, push
@@ -86,7 +89,7 @@ def counted() -> Iterator[list[str]]:
 
 
 async def test_all_pages_have_strict_headers_and_one_stylesheet(shop: Serving) -> None:
-    """No script, no style of the page's own, nothing of another host, and no cache keeps a page."""
+    """No inline script, no style beside the stylesheet, nothing of another host, and no cache keeps a page."""
     browser = await as_person(shop, "boss")
     for path in (*PATHS, "/ui/upstreams"):
         page = await browser.get(path)
@@ -97,7 +100,14 @@ async def test_all_pages_have_strict_headers_and_one_stylesheet(shop: Serving) -
         assert page.headers["x-frame-options"] == "DENY"
         assert page.headers["x-content-type-options"] == "nosniff"
         assert not re.search(r"<script|<style|\sstyle=|\son[a-z]+=|https?://", OUR_SCRIPT.sub("", page.text)), path
+        assert page.text.count('rel="stylesheet"') == 1
         assert '<a class="skip" href="#content">' in page.text
+
+
+def test_every_kind_of_entry_about_a_tag_has_a_name() -> None:
+    """A page names each kind of entry that the history of a tag can have, and knows no reason that does not exist."""
+    assert {*EVENTS} == {*EntryKind} - OF_EVERY_LOG - {EntryKind.RULES_CHANGED}
+    assert {*REASONS} <= {*RefusalReason}
 
 
 async def test_a_tag_page_shows_the_timeline(shop: Serving) -> None:
@@ -136,23 +146,17 @@ async def test_a_page_shows_what_was_refused(shop: Serving) -> None:
         assert ("127.0.0.1" in page.replace("127.0.0.1:5000", "")) == (user == "lead"), (user, path)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/ui/repository?repository=other/private",
-        "/ui/tag?repository=other/private&tag=2.0",
-        "/ui/refused?repository=other/private",
-        "/ui/repository?repository=no/such",
-        "/ui/tag?repository=no/such&tag=1",
-    ],
-)
-async def test_what_may_not_be_pulled_is_refused_as_what_does_not_exist(shop: Serving, path: str) -> None:
+@pytest.mark.parametrize("page", ["repository?", "tag?tag=2.0&", "refused?", "refused?tag=2.0&"])
+async def test_what_may_not_be_pulled_is_refused_as_what_does_not_exist(shop: Serving, page: str) -> None:
     """The answers of a private repository and of one that does not exist differ in nothing but the name."""
-    page = await (await as_person(shop, "ci")).get(path)
+    browser = await as_person(shop, "ci")
+    private, missing = [
+        await browser.get(f"/ui/{page}repository={repository}") for repository in ("other/private", "no/such")
+    ]
 
-    assert page.status_code == 403
-    assert "ci may not pull in" in page.text
-    assert SECRET.digest[:19] not in page.text
+    assert private.status_code == missing.status_code == 403
+    assert "ci may not pull in" in private.text
+    assert private.text.replace("other/private", "no/such") == missing.text
 
 
 async def test_lists_counts_and_search_have_what_the_caller_may_pull(shop: Serving) -> None:
@@ -242,7 +246,7 @@ async def test_disabled_pages_are_not_there(data: Path) -> None:
 
 
 async def test_texts_of_pushers_are_no_markup(data: Path) -> None:
-    """A reason, a user name in an upstream's error, a host's name and a search are shown as text."""
+    """A reason, the names and reasons in a report, a client's program, and the parameters of an address are shown as text."""
     async with filled(data) as shop:
         answer = await post(shop.client, "seal", "lead", repository="shop/app", tag="latest", reason=HOSTILE)
         assert answer.status_code == 200, answer.text
@@ -250,7 +254,7 @@ async def test_texts_of_pushers_are_no_markup(data: Path) -> None:
         sent = report("web-1", running("localhost:5000/shop/app:1.4.2", ONE.digest, name=HOSTILE, reason=HOSTILE))
         sent_answer = await shop.client.post("/api/v1/reports", json=sent, auth=as_user("boss"))
         assert sent_answer.status_code == 200, sent_answer.text
-        await refuse_a_push(shop, **{"user-agent": HOSTILE.replace("\n", " ")})
+        await refuse_a_push(shop, **{"user-agent": HOSTILE})
         browser = await as_person(shop, "boss")
         pages = [
             (await browser.get(path)).text

@@ -9,9 +9,9 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
 3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
    is the head: a process signed it and died before step 5.
    Where there is a bucket, state the new head in its owner object (`BucketOwner.state`): a conditional write, which fails if the bucket
-   is not this registry's any more. A comparison before the write would not do: a server may be paused after it, and then write tiles
-   into another registry's bucket, which stop that one's ledger, or sign a second history. A process that signed last knows what the
-   mark should be, and reads it during this write; if it is another, begin again with step 1.
+   is not this registry's any more. A comparison before the write is not sufficient: a server that is paused after it could write tiles
+   into another registry's bucket, which stop the ledger there, or sign a second history. A process that signed last knows which mark
+   to expect, and reads it during this write; if the mark is another one, begin again with step 1.
    Where the tree is published as objects (`published_tree`), write the new tiles and bundles.
 4. Sign, and raise the mark by compare-and-swap. It is durable from here on, so no other tree of this size is ever signed. A
    process on another host that was faster moved the mark; then begin again with step 1.
@@ -266,7 +266,7 @@ class Integrator:
         raise Unavailable("other processes signed the ledger again and again meanwhile; try again")
 
     def _integrate_all(self, *, mark_first: bool) -> Checkpoint | None:
-        """Do all steps for every entry. `mark_first`: also where the mark could be read beside the statement."""
+        """Do all steps for every entry. `mark_first`: read the mark before the statement, even if it could be read during it."""
         head = None
         while True:  # one batch a round; entries that arrive meanwhile wait for the next call
             key, seen = self._keys.key(), self._read()
@@ -294,10 +294,10 @@ class Integrator:
                 return head
 
     def _mark_to_expect(self, seen: _Seen | None) -> bytes | None:
-        """Return what the mark is unless another process has signed, None if it must be read first.
+        """Return the mark to expect if no other process has signed; None: read the mark first.
 
-        Where a statement is made, the mark is read while that is written, as a receipt waits for both. No tile is written before
-        the two are compared. A statement that was made in vain is one of entries that are in the database, and harmless.
+        The mark is read while the statement is written, because a receipt waits for both. No tile is written before the mark is
+        compared. A statement that is not signed then is harmless: its entries are in the database.
         """
         mark, stored = self._compared
         if self._owner is None or seen is None or mark is None or stored != seen.head or seen.size == seen.signed:
@@ -325,7 +325,7 @@ class Integrator:
         return head
 
     def _state(self, seen: _Seen, head: Checkpoint, mark: bytes, *, beside: bool) -> None:
-        """State the head in the owner object of the bucket. `beside`: read the mark meanwhile, which was not done before.
+        """State the head in the owner object of the bucket. `beside`: read the mark during this, and compare it with the expected one.
 
         Raises: LedgerInDoubt, MarkMoved, Unavailable.
         """

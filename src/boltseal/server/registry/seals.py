@@ -56,7 +56,7 @@ class BytesLeft(Unavailable):
 
 
 class PurgeTargetChanged(Precondition):
-    """The tag resolves to another image, other tags resolve to it, or further parts would go with it, than a person confirmed."""
+    """The purge would delete another image, other tags, or further parts than a person confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Seals:
         If there are many tags, each transaction deletes some, the last one the rest. `confirmed`: nothing else may be purged.
 
         Raises:
-            PurgeTargetChanged: it is another image than the confirmed one, or has other tags, or further parts would go with it.
+            PurgeTargetChanged: it would delete another image, other tags, or further parts than the confirmed ones.
             ManifestUnknown: the repository has no such manifest.
             SealedDelete: another sealed image contains it; that one has to be purged first.
             BytesLeft: the image is removed, but the store failed to delete some of its bytes.
@@ -442,9 +442,9 @@ def _refuse_other_image(repository: Repository, digest: Digest, tags: list[Tag],
 
 
 def _refuse_further_parts(repository: Repository, purged: Purged, confirmed: ConfirmedPurge, deleted_tags: int) -> None:
-    """Raise PurgeTargetChanged if a purge deletes parts that a person has not seen, such as those of a push since then.
+    """Raise PurgeTargetChanged if a purge would delete parts that a person has not confirmed, such as those of a later push.
 
-    A part that stays because something needs it since then is no reason: the result names it.
+    A confirmed part that stays, because something needs it now, does not refuse the purge: the result names it.
     """
     further = sorted({*purged.manifests, *purged.blobs} - confirmed.parts)
     if further:
@@ -455,9 +455,9 @@ def _refuse_further_parts(repository: Repository, purged: Purged, confirmed: Con
         )
 
 
-def _listed(tags: Sequence[Tag] | Sequence[Digest]) -> str:
-    more = f" and {len(tags) - MAX_LISTED} more" if len(tags) > MAX_LISTED else ""
-    return (", ".join(map(str, tags[:MAX_LISTED])) or "no tag") + more
+def _listed(named: Sequence[Tag] | Sequence[Digest]) -> str:
+    more = f" and {len(named) - MAX_LISTED} more" if len(named) > MAX_LISTED else ""
+    return (", ".join(map(str, named[:MAX_LISTED])) or "no tag") + more
 
 
 def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow:

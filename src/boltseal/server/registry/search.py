@@ -1,14 +1,15 @@
-"""Search over repositories, tags and digests by the beginning of their names, within what the caller may read.
+"""Search over repositories, tags and digests by their first characters, within what the caller may read.
 
-Each search is a range of an index and has limits: what the caller may not read is looked at as well, and is neither returned
-nor counted. Tags have no index over all repositories, so the search looks into some of them at a time and says where it goes on.
+Each search reads a range of an index, at most `LOOKED_AT` rows. What the caller may not read counts for that limit, and is neither
+returned nor counted in the result. Tags have no index over all repositories, so a search for a tag looks into `LOOKED_AT`
+repositories, and returns the one after which the next search continues.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from boltseal.errors import Invalid, quote
@@ -18,17 +19,18 @@ from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
 
 MAX_TEXT: Final = 255
 MIN_HEX: Final = 4
+"""Digits of a digest that are searched for; fewer are not taken for a digest."""
 SHOWN: Final = 50
 """Results of each kind."""
 LOOKED_AT: Final = 1000
-"""Repositories whose names or tags one search looks at, and manifests."""
+"""Repositories whose names or tags one search looks at; the same number of manifests."""
 
-_is_text = re.compile(r"[A-Za-z0-9._/:@-]{1,255}", re.ASCII).fullmatch
-_hex_of = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})", re.ASCII).fullmatch
+_is_text = re.compile(rf"[A-Za-z0-9._/:@-]{{1,{MAX_TEXT}}}", re.ASCII).fullmatch
+_hex_of = re.compile(rf"(?:sha256:)?([0-9a-f]{{{MIN_HEX},64}})", re.ASCII).fullmatch
 
 
 class SearchInvalid(Invalid):
-    """The text cannot begin a repository, tag or digest."""
+    """No repository, tag or digest begins with the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class FoundImage:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What begins with the text. `following`: the repository after which the search for tags goes on; None: it is complete.
+    """What begins with the text. `following`: the repository after which the search for tags continues; None: it is complete.
 
     `more`: more repositories or digests begin with the text than are shown.
     """
@@ -52,7 +54,6 @@ class Found:
     images: tuple[FoundImage, ...] = ()
     following: str | None = None
     more: bool = False
-    looked_into: int = field(default=0)
 
 
 class Search:
@@ -64,7 +65,7 @@ class Search:
     async def find(self, text: str, may_read: Callable[[str], bool], after: str = "") -> Found:
         """Return what begins with a text. `after`: the repository after which tags are sought.
 
-        `REPOSITORY:TAG` finds tags of that repository; the registry's name may stand before neither. Raises: SearchInvalid.
+        `REPOSITORY:TAG` finds tags of that repository. The text must not begin with the registry's host. Raises: SearchInvalid.
         """
         if _is_text(text) is None:
             raise SearchInvalid(
@@ -81,23 +82,20 @@ def _find(snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after:
         return Found(tags=tuple(tags), images=images, more=more_images)
     begun = page_queries.repositories_from(snapshot, text, "", LOOKED_AT)
     repositories = [each for each in begun if may_read(each)]
-    tags, following, looked_into = _tags(snapshot, text, may_read, after)
+    tags, following = _tags(snapshot, text, may_read, after)
     return Found(
         tuple(repositories[:SHOWN]),
         tuple(tags),
         images,
         following,
         more_images or len(repositories) > SHOWN or len(begun) == LOOKED_AT,
-        looked_into,
     )
 
 
-def _tags(
-    snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after: str
-) -> tuple[list[TagAt], str | None, int]:
-    """Return tags of the next repositories, the one after which the search goes on, and how many it looked into."""
+def _tags(snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after: str) -> tuple[list[TagAt], str | None]:
+    """Return tags of the next repositories, and the repository after which the search continues, None at the end."""
     if "/" in text or "@" in text or ":" in text:
-        return [], None, 0
+        return [], None
     names = page_queries.repositories_from(snapshot, "", after, LOOKED_AT)
     readable = [name for name in names if may_read(name)]
     found = page_queries.tags_from(snapshot, readable, text, SHOWN + 1)
@@ -105,9 +103,9 @@ def _tags(
         last = found[SHOWN].repository
         whole = [each for each in found[:SHOWN] if each.repository != last]
         if whole:  # the next page begins with the repository that did not fit
-            return whole, whole[-1].repository, len(readable)
-        return found[:SHOWN], last, len(readable)
-    return found, names[-1] if len(names) == LOOKED_AT else None, len(readable)
+            return whole, whole[-1].repository
+        return found[:SHOWN], last
+    return found, names[-1] if len(names) == LOOKED_AT else None
 
 
 def _images(snapshot: Snapshot, text: str, may_read: Callable[[str], bool]) -> tuple[tuple[FoundImage, ...], bool]:

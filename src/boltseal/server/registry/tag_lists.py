@@ -26,9 +26,11 @@ from boltseal.server.storage.metadata.tag_row import TagRow
 from boltseal.server.storage.metadata.tag_states import StoredTag
 
 MAX_SORTED: Final = 100_000
+"""A repository with more tags is listed by name alone."""
 MAX_KEPT: Final = 200_000
-"""Names of tags that this process keeps in order, of all repositories."""
+"""Names of tags that this process keeps in order, of all repositories together."""
 MAX_LINES: Final = 40
+"""Version lines of a repository that a page links to, the newest ones."""
 MAX_IMAGES: Final = 500
 """Images of indexes whose sizes one page reads."""
 
@@ -51,9 +53,9 @@ class VersionLine:
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """What is known of a tag's image. `size_bytes`: of config and layers as they are stored, of an index those of its largest image.
+    """What is known of a tag's image. `size_bytes`: of config and layers as they are stored; of an index: of its largest image.
 
-    None: not known. `pulled_us`: the last pull, recorded for mirrored repositories only.
+    A value None is not known. `pulled_us`: the last pull, recorded for mirrored repositories only.
     """
 
     size_bytes: int | None
@@ -76,7 +78,10 @@ class ListedTag:
 
 @dataclass(frozen=True, slots=True)
 class TagListPage:
-    """A page of tags. `order`: the one in force. `lines`: the newest version lines of the repository. `tags`: how many it has; None: not counted."""
+    """A page of tags. `order`: the order that was used. `lines`: the newest version lines of the repository.
+
+    `tags`: how many tags the repository has; None: not counted.
+    """
 
     order: TagOrder
     listed: tuple[ListedTag, ...]
@@ -87,7 +92,7 @@ class TagListPage:
 
 @dataclass(frozen=True, slots=True)
 class PageAfter:
-    """Where a page begins: after this tag; "" for the first page. `changed_us`: of that tag, for the order by time."""
+    """The tag after which a page begins; "" for the first page. `changed_us`: of that tag, for the order by time."""
 
     name: str = ""
     changed_us: int = 0
@@ -126,7 +131,7 @@ class _Sorted:
 
 
 def _below(ascending: Sequence[_Key], key: _Key | None, wanted: int) -> list[_Key]:
-    """Return the next ones below a key, the highest first; None: from the highest on."""
+    """Return the next values below a key, the highest first. `key` None: from the highest one on."""
     end = len(ascending) if key is None else bisect_left(ascending, key)
     return list(reversed(ascending[max(0, end - wanted) : end]))
 
@@ -190,7 +195,7 @@ class TagLists:
         found = self._kept.get(number)
         if found is None or found[0] != stamp:
             found = (stamp, _Sorted(page_queries.tag_times(snapshot, number)))
-            # Another thread may do the same now: then one of two equal values stays.
+            # Another thread may do the same at once: one of the two equal values stays.
             self._kept[number] = found
             kept = list(self._kept.items())
             while sum(len(each) for _, (_, each) in kept) > MAX_KEPT:

@@ -196,9 +196,8 @@ class SqlMetadata:
         except RuntimeError as error:
             if not self._closed:
                 raise
-            raise Unavailable(
-                "the registry is shutting down; try again"
-            ) from error  # a request that outlives its server
+            # A request outlives its server.
+            raise Unavailable("the registry is shutting down; try again") from error
 
     def close(self) -> None:
         """Finish the jobs that were handed in, then close every connection. Idempotent."""
