@@ -11,6 +11,7 @@ from pathlib import Path
 import obstore
 import pytest
 
+from boltseal.ledger.note import SigningKey, parse_note_unverified
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.storage.bucket_owner import KEY, OWNER, BucketOwner, new_id, owner_now, take_over
 from boltseal.server.storage.ledger_key import LedgerKeys
@@ -170,3 +171,30 @@ def test_an_entry_that_comes_after_the_first_look_is_not_signed_without_the_buck
     assert "belongs to another registry" in refused
     assert marked(former) == former.head().size == before
     assert bucket.tiles() == tiles
+
+
+class KilledKeys(LedgerKeys):
+    """Keys of a rotation that is killed after it replaced the key. `before_mark`: is called before the last mark is written."""
+
+    before_mark: Callable[[], None]
+
+    def put_mark(self, note: bytes, *, before: bytes | None) -> None:
+        if len(parse_note_unverified(note).signatures) > 1:
+            self.before_mark()
+        super().put_mark(note, before=before)
+
+    def put_key(self, key: SigningKey) -> None:
+        super().put_key(key)
+        raise KeyboardInterrupt
+
+
+def test_a_key_that_a_killed_rotation_put_into_force_signs(bucket: TakenBucket) -> None:
+    """If a rotation is killed after its last file, a server that compared the mark in between signs with the new key."""
+    server, rotating = bucket.former, KilledKeys(bucket.former.keys.folder)
+    rotating.before_mark = server.integrator.check
+    with pytest.raises(KeyboardInterrupt):
+        Integrator(server.database, rotating).rotate("operator", "")
+    server.add(1)
+    server.integrator.integrate()
+
+    assert server.head() == server.expected()

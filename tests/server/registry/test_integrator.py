@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from boltseal.server.registry import integrator
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt, LedgerKeyMissing, receipt_of
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
+from boltseal.server.storage.ledger_mark import FileMark, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from tests.fakes.disk import FailingDisk
 from tests.server.registry.ledgers import BareLedger
@@ -249,6 +250,22 @@ def test_a_rotation_that_fails_at_any_step_leaves_a_usable_log(
         log.integrator.rotate("operator", "")
     log.add(1)
     Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
+
+    assert log.head() == log.expected()
+
+
+def test_a_host_with_a_copy_of_the_former_key_signs_nothing(log: BareLedger) -> None:
+    """If a key is rotated on one host, another one with a copy of the former key signs nothing, and the first one goes on."""
+    log.add(1)
+    log.integrator.integrate()
+    copied = shutil.copytree(log.keys.folder, log.keys.folder.with_name("copied.keys"))
+    other = Integrator(log.database, LedgerKeys(copied, marks=lambda name: FileMark(log.keys.folder / f"{name}.mark")))
+    other.integrate()
+    log.integrator.rotate("operator", "")
+    log.add(1)
+    with pytest.raises(LedgerKeyMissing, match="copy the folder of keys again"):
+        other.integrate()
+    log.integrator.integrate()
 
     assert log.head() == log.expected()
 

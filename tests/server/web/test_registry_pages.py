@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, event
 from boltseal.ledger.entry import OF_EVERY_LOG, EntryKind
 from boltseal.oci.reference import Repository
 from boltseal.policy.refusals import RefusalReason
+from boltseal.server.registry.search import Search
 from boltseal.server.registry.tag_lists import FIRST, TagLists, TagOrder
 from boltseal.server.store_factory import open_store
 from boltseal.server.web.pages.words import EVENTS, REASONS
@@ -277,6 +278,28 @@ async def test_texts_of_pushers_are_no_markup(data: Path) -> None:
         for page in pages:
             assert "<script" not in OUR_SCRIPT.sub("", page)
             assert "<img" not in page
+
+
+async def test_a_search_that_goes_on_names_no_hidden_repository(data: Path) -> None:
+    """Each page of a search for tags goes on after a repository that the caller may pull, and all of them are searched."""
+    settings = settings_of(data, FLOATING)
+    shown = ["m/shop", "n/shop", "y/shop"]
+    async with serving_as(settings) as registry:
+        for name in (*shown, *(f"{letter}/hidden" for letter in "abcdopqz")):
+            await push(registry.client, name, "1.4", ONE)
+    found, places = list[str](), list[str]()
+    with open_store(settings) as store:
+        search, after = Search(store.database, looked_into=2), ""
+        while True:
+            page = await search.find("1.4", lambda name: name in shown, after)
+            found += [each.repository for each in page.tags]
+            if page.following is None:
+                break
+            after = page.following
+            places.append(after)
+
+    assert found == shown
+    assert set(places) <= set(shown)
 
 
 async def test_tags_come_in_the_order_of_versions_with_their_lines(data: Path) -> None:

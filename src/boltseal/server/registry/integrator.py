@@ -278,7 +278,12 @@ class Integrator:
                 seen = self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
-            marked = self._compare(seen, key, mark)
+            try:
+                marked = self._compare(seen, key, mark)
+            except LedgerInDoubt as error:
+                if beside:
+                    raise MarkMoved("the mark or the key of the ledger is another one than before") from error
+                raise
             if key is None:
                 raise AssertionError("`_compare` accepts no ledger without a key")
             if marked.size > seen.signed:  # restored entries: signed before, whatever else is in doubt
@@ -401,6 +406,10 @@ class Integrator:
             )
         if key.name != seen.origin:
             raise LedgerInDoubt(f"the key belongs to the ledger {key.name}, the data to {seen.origin}")
+        if seen.head is not None and _is_former(key.verifier, seen.head.note):
+            raise LedgerKeyMissing(
+                "the ledger's key was replaced with `boltseal ledger rotate`, and this host has the former one: copy the folder of keys again"
+            )
         try:
             marked = open_checkpoint(mark, key.verifier).checkpoint
         except Invalid as error:
@@ -497,6 +506,17 @@ def _compare_tree(
         raise LedgerInDoubt("the ledger's stored checkpoint does not match its stored tree")
     if common == marked.size and roots[common] != marked.root:
         raise LedgerInDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
+
+
+def _is_former(key: VerifierKey, note: bytes) -> bool:
+    """Return whether the stored checkpoint is the last one of this key: `rotate` adds the signature of the key that follows.
+
+    A host with a copy of the former key must not go on with it: hosts with the new one could not verify the mark any more.
+    """
+    with suppress(Invalid):  # `_compare_tree` reports it
+        keys = [each.key_id for each in parse_note_unverified(note).signatures if each.name == key.name]
+        return key.key_id in keys[:-1]
+    return False
 
 
 def _unverified(mark: bytes) -> Checkpoint:

@@ -40,8 +40,11 @@ def second_of(time: str) -> str:
 
 
 def relative(time: str, now_us: int) -> str:
-    """Return a time relative to now, such as `3 hours ago` or `in 2 days`."""
-    moment = datetime.fromisoformat(time)
+    """Return a time relative to now, such as `3 hours ago` or `in 2 days`. Hosts report times, and may have reported others."""
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        return "not a time"
     seconds = now_us // 1_000_000 - int(moment.astimezone(UTC).timestamp())
     away = abs(seconds)
     if away < 5:
