@@ -182,7 +182,10 @@ async def test_no_server_says_that_a_tag_is_deleted_while_another_one_answers_wi
     await push(pair.near, APP, other.digest, other)
     await kept(pair.lonely, document, "3.0.0")
     path, settings = f"/v2/{APP}/manifests/3.0.0", pair.registry.settings("replica0")
-    condition = {"Content-Type": other.media_type, "If-Match": f'"{document.digest}"'}
+    kind, conditions = (
+        {"Content-Type": other.media_type},
+        ({"If-Match": f'"{document.digest}"'}, {"If-None-Match": "*"}),
+    )
     named = f"registry.example.com/{APP}:3.0.0"
 
     def sealed(change: Callable[[Settings, str, str], object]) -> int:
@@ -195,7 +198,11 @@ async def test_no_server_says_that_a_tag_is_deleted_while_another_one_answers_wi
         return 200
 
     async def revealing() -> list[int]:
-        asked = (pair.near.get(path), pair.near.delete(path), pair.near.put(path, content=other.raw, headers=condition))
+        asked = (
+            pair.near.get(path),
+            pair.near.delete(path),
+            *(pair.near.put(path, content=other.raw, headers=kind | each) for each in conditions),
+        )
         commands = (asyncio.to_thread(sealed, each) for each in (seal_tag, unseal_tag))
         answers, codes = await asyncio.gather(asyncio.gather(*asked), asyncio.gather(*commands))
         return [*(each.status_code for each in answers), *codes]
@@ -215,5 +222,5 @@ async def test_no_server_says_that_a_tag_is_deleted_while_another_one_answers_wi
 
     assert still == 200
     assert not acknowledged
-    assert during == [503] * 5
-    assert after == [404, 404, 412, 404, 404]
+    assert during == [503] * 6
+    assert after == [404, 404, 412, 409, 404, 404]
