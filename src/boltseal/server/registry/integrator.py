@@ -53,7 +53,7 @@ from boltseal.server.storage.ledger_doubts import LedgerDoubts
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.ledger_mark import MarkMoved
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.object_tiles import ObjectTiles, TileDiffers
 
 BATCH: Final = 16_384
@@ -161,7 +161,7 @@ class Integrator:
         Key and mark are read first, so that a checkpoint that is signed meanwhile is behind the data.
         """
         key, mark = self._keys.key(), self._keys.mark()
-        seen = self._read()
+        key, seen = self._key_by(mark, key), self._read()
         if seen is None:
             return  # a ledger that was never started has signed nothing
         if key is None and mark is None and seen.head is None:
@@ -220,8 +220,9 @@ class Integrator:
         """Replace the signing key and return the new one. The old key signs the entry that names the new one, as its last.
 
         The checkpoint of that entry has the signatures of both keys, also as the published object, before the new key is in force:
-        so each process can verify it, whichever key it reads. If the process dies before, the old key stays in force, and the entry
-        names a key that signs nothing alone.
+        so each process can verify it, whichever key it reads. The checkpoint with both signatures in the mark is the moment of the
+        rotation. If the process dies before it, the old key stays in force, and the entry names a key that signs nothing alone; if
+        after it, the next signer of this folder puts the new key into force. A host with a copy of the old key signs nothing after it.
 
         Raises:
             LedgerInDoubt: the database does not match what was signed.
@@ -247,15 +248,37 @@ class Integrator:
             )
             self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
             both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
+            self._keys.put_next_key(new)
             self._keys.put_mark(both, before=signed)
             self._publish(head.origin, both, old)
-            self._keys.put_key(new)
-            self._database.write_and_wait(
-                lambda tx: ledger_tree.put_head(
-                    tx, ledger_tree.LATEST, ledger_tree.SignedHead(head.size, both), self.log
-                )
-            )
+            self._put_into_force(new, both)
             return new
+
+    def _put_into_force(self, new: SigningKey, both: bytes) -> None:
+        """Do the last steps of a rotation. `both`: its checkpoint, with both signatures, which is the mark."""
+        self._keys.put_key(new)
+        head = ledger_tree.SignedHead(_unverified(both).size, both)
+
+        def job(tx: UnitOfWork) -> None:
+            stored = ledger_tree.head(tx, log=self.log)
+            if stored is not None and stored.size == head.size:  # otherwise another host has signed since
+                ledger_tree.put_head(tx, ledger_tree.LATEST, head, self.log)
+
+        self._database.write_and_wait(job)
+
+    def _key_by(self, mark: bytes | None, key: SigningKey | None) -> SigningKey | None:
+        """Return the key that is in force by the mark: that of a rotation whose last steps are not done yet, or the one that was read."""
+        if key is None or mark is None or not _is_former(key.verifier, mark):
+            return key
+        new = self._keys.next_key() or self._keys.key()
+        return new if new is not None and new.verifier.key_id in _signers(mark, key.name)[-1:] else key
+
+    def _key_in_force(self, key: SigningKey | None, mark: bytes | None) -> SigningKey | None:
+        """Return what `_key_by` does, after the last steps of a rotation that was killed."""
+        found = self._key_by(mark, key)
+        if found is not None and mark is not None and found != key:
+            self._put_into_force(found, mark)
+        return found
 
     def _integrate(self) -> Checkpoint | None:
         for tries in range(MOVES):
@@ -275,7 +298,7 @@ class Integrator:
             if not beside:
                 # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
                 mark = self._keys.mark()
-                seen = self._read()
+                key, seen = self._key_in_force(key, mark), self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
             try:
@@ -406,7 +429,7 @@ class Integrator:
             )
         if key.name != seen.origin:
             raise LedgerInDoubt(f"the key belongs to the ledger {key.name}, the data to {seen.origin}")
-        if seen.head is not None and _is_former(key.verifier, seen.head.note):
+        if _is_former(key.verifier, mark):
             raise LedgerKeyMissing(
                 "the ledger's key was replaced with `boltseal ledger rotate`, and this host has the former one: copy the folder of keys again"
             )
@@ -508,15 +531,20 @@ def _compare_tree(
         raise LedgerInDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
 
 
-def _is_former(key: VerifierKey, note: bytes) -> bool:
-    """Return whether the stored checkpoint is the last one of this key: `rotate` adds the signature of the key that follows.
+def _is_former(key: VerifierKey, mark: bytes) -> bool:
+    """Return whether the mark is the last checkpoint of this key: `rotate` adds the signature of the key that follows.
 
     A host with a copy of the former key must not go on with it: hosts with the new one could not verify the mark any more.
     """
-    with suppress(Invalid):  # `_compare_tree` reports it
-        keys = [each.key_id for each in parse_note_unverified(note).signatures if each.name == key.name]
-        return key.key_id in keys[:-1]
-    return False
+    return key.key_id in _signers(mark, key.name)[:-1]
+
+
+def _signers(mark: bytes, name: str) -> list[bytes]:
+    """Return the IDs of the keys of this name that signed a mark, in order; none if it is no note, which `_compare` reports."""
+    try:
+        return [each.key_id for each in parse_note_unverified(mark).signatures if each.name == name]
+    except Invalid:
+        return []
 
 
 def _unverified(mark: bytes) -> Checkpoint:
