@@ -18,7 +18,7 @@ from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.refused_schema import refused_push
 
 SPARE: Final = 20
-"""In a full table, one row of so many is deleted at once to make room."""
+"""From a full table, one row of so many is deleted at once, so that the next pushes fit."""
 
 
 class RefusedPush(NamedTuple):
