@@ -19,7 +19,9 @@ from boltseal.commands.text import clean, counted
 
 FullOption = Annotated[
     bool,
-    typer.Option("--full", help="Compare everything that is stored with the database; continues a killed run. Not with --server."),
+    typer.Option(
+        "--full", help="Compare everything that is stored with the database; continues a killed run. Not with --server."
+    ),
 ]
 
 
