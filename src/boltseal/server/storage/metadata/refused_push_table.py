@@ -18,7 +18,7 @@ from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.refused_schema import refused_push
 
 SPARE: Final = 20
-"""In a full table, this share of the rows (one in 20) is deleted at once, so that new ones fit."""
+"""From a full table, one row of so many is deleted at once, so that the next pushes fit."""
 
 
 class RefusedPush(NamedTuple):
