@@ -16,13 +16,13 @@ from sqlalchemy import Connection, Engine, event
 from boltseal.ledger.entry import OF_EVERY_LOG, EntryKind
 from boltseal.oci.reference import Repository
 from boltseal.policy.refusals import RefusalReason
-from boltseal.server.registry.search import Search
+from boltseal.server.registry.search import SHOWN, Search
 from boltseal.server.registry.tag_lists import FIRST, TagLists, TagOrder
 from boltseal.server.store_factory import open_store
 from boltseal.server.web.pages.words import EVENTS, REASONS
 from tests.admin_requests import ONE, SECRET, TWO, as_user, filled, post, settings_with_users, until_signed
 from tests.host_documents import report, running
-from tests.images import image, push
+from tests.images import image, push, put
 from tests.page_logins import Browser
 from tests.polling import until_answer
 from tests.serving import FLOATING, Serving, ledger_key, serving, serving_as, settings_of
@@ -176,6 +176,36 @@ async def test_lists_counts_and_search_have_what_the_caller_may_pull(shop: Servi
         assert "Nothing that you may pull begins with" in found[text], text
     assert f"{ONE.digest}</code> in " in found[ONE.digest]
     assert "repository=other%2Fprivate" in theirs.text
+
+
+async def test_the_overview_names_a_purged_image_without_a_tag(shop: Serving) -> None:
+    """The entry of a purge is one of an image, not of a tag: no link leads to a tag without a name."""
+    untagged = image("without a tag")
+    shop.client.auth = as_user("boss")
+    assert (await push(shop.client, "shop/app", untagged.digest, untagged)).status_code == 201
+    words = {"repository": "shop/app", "reference": untagged.digest, "reason": "a test"}
+    planned = (await post(shop.client, "purge", "boss", **words, dry_run=True)).json()
+    purged = await post(shop.client, "purge", "boss", **words, plan=planned["plan"])
+    assert purged.status_code == 200, purged.text
+    await until_signed(shop.client)
+    text = (await (await as_person(shop, "boss")).get("/ui/")).text
+
+    assert untagged.digest[7:19] in text
+    assert " by digest</td>" in text
+    assert "tag=&" not in text
+    assert 'tag="' not in text
+
+
+async def test_a_search_says_that_a_repository_has_more_tags(shop: Serving) -> None:
+    """Of more tags than one page shows, the page says that there are others."""
+    shop.client.auth = as_user("boss")
+    for number in range(SHOWN + 1):
+        assert (await put(shop.client, "shop/app", f"9.{number}", ONE)).status_code == 201
+    browser = await as_person(shop, "boss")
+    some, all_of_them = [(await browser.get(f"/ui/search?q=shop/app:9{text}")).text for text in ("", ".0")]
+
+    assert "There are others" in some
+    assert "There are others" not in all_of_them
 
 
 async def test_a_receipt_needs_the_right_to_pull(shop: Serving) -> None:

@@ -105,7 +105,7 @@ class ServedCollection:
     def _collect(self, start: CollectionPosition, now_us: int, limit: int, *, dry_run: bool) -> CollectedPart:
         """Do the stages from a position on until the part ends.
 
-        If the store fails after the first item, this returns the items until then, and the next part gets the error.
+        If the store fails after something was deleted, this returns the items until then, and the next part begins at the same stage.
         """
         part, done = Part(limit), CollectedPart()
         position: CollectionPosition | None = start
@@ -117,7 +117,7 @@ class ServedCollection:
                     if _is_one_by_one(position.stage, dry_run=dry_run) and part.ends():
                         break
             except (StoreBroken, Unavailable):
-                if not done.items:
+                if dry_run or all(item.status == "failed" for item in done.items):
                     raise
                 done.following = position
                 return done

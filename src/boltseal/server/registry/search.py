@@ -86,8 +86,8 @@ def _find(snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after:
     images, more_images = _images(snapshot, text, may_read)
     name, colon, tag = text.rpartition(":")
     if colon and not text.startswith("sha256:"):
-        tags = page_queries.tags_from(snapshot, [name], tag, SHOWN) if may_read(name) else []
-        return Found(tags=tuple(tags), images=images, more=more_images)
+        tags = page_queries.tags_from(snapshot, [name], tag, SHOWN + 1) if may_read(name) else []
+        return Found(tags=tuple(tags[:SHOWN]), images=images, more=more_images or len(tags) > SHOWN)
     begun = page_queries.repositories_from(snapshot, text, "", LOOKED_AT)
     repositories = [each for each in begun if may_read(each)]
     tags, following, looked_into = _tags(snapshot, text, may_read, after, most)

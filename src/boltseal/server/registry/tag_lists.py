@@ -7,6 +7,7 @@ is listed by name alone, which needs no more than an index.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -143,6 +144,7 @@ class TagLists:
         self._max_sorted = max_sorted
         self._database = database
         self._kept: OrderedDict[int, tuple[TagsStamp, _Sorted]] = OrderedDict()
+        self._lock = threading.Lock()
 
     async def page(
         self, repository: Repository, order: TagOrder, after: PageAfter, n: int, line: str | None = None
@@ -195,11 +197,10 @@ class TagLists:
         found = self._kept.get(number)
         if found is None or found[0] != stamp:
             found = (stamp, _Sorted(page_queries.tag_times(snapshot, number)))
-            # Another thread may do the same at once: one of the two equal values stays.
-            self._kept[number] = found
-            kept = list(self._kept.items())
-            while sum(len(each) for _, (_, each) in kept) > MAX_KEPT:
-                self._kept.pop(kept.pop(0)[0], None)
+            with self._lock:  # another thread may have done the same meanwhile: one of the two equal values stays
+                self._kept[number] = found
+                while sum(len(each) for _, each in self._kept.values()) > MAX_KEPT:
+                    self._kept.popitem(last=False)
         return found[1]
 
 
@@ -219,13 +220,15 @@ def _images(
         digest: parse_chain(text) for digest, text in layer_chain_table.documents(snapshot, repository, digests).items()
     }
     parts = {digest: [image.digest for image in chain.images or ()] for digest, chain in chains.items()}
-    within = [part for some in parts.values() for part in some][:MAX_IMAGES]
+    within = [part for some in parts.values() for part in some]
+    left_out, within = set(within[MAX_IMAGES:]), within[:MAX_IMAGES]
     sizes = page_queries.image_sizes(snapshot, number, sorted({*digests, *within}))
     pulls = page_queries.last_pulls(snapshot, number, digests)
 
     def image_of(digest: str) -> ListedImage:
         chain = chains.get(digest, ChainDocument())
-        known = [sizes[each] for each in (digest, *parts.get(digest, ())) if each in sizes]
+        all_parts = (digest, *parts.get(digest, ()))
+        known = [] if left_out.intersection(all_parts) else [sizes[each] for each in all_parts if each in sizes]
         return ListedImage(max(known, default=None), _platforms(chain), pulls.get(digest))
 
     return image_of
