@@ -276,7 +276,10 @@ class Integrator:
     def _key_in_force(self, key: SigningKey | None, mark: bytes | None) -> SigningKey | None:
         """Return what `_key_by` does, after the last steps of a rotation that was killed."""
         found = self._key_by(mark, key)
-        if found is not None and mark is not None and found != key:
+        if key is not None and found is not None and mark is not None and found != key:
+            seen = self._read()
+            if seen is not None and seen.signed == _unverified(mark).size:  # otherwise `_compare` reports it
+                self._publish(found.name, mark, key)
             self._put_into_force(found, mark)
         return found
 

@@ -84,13 +84,13 @@ class RefusedPushes:
         if self._monotonic() >= self._minute_s + MINUTE_S:
             self._minute_s = self._monotonic()
             self._of_owner.clear()
-        if self._of_owner[push.owner] >= MAX_PER_MINUTE or not self._has_place(push.owner):
+        if self._of_owner[push.owner] >= MAX_PER_MINUTE or not self._admits(push.owner):
             self._dropped += 1
             return
         self._of_owner[push.owner] += 1
         self._waiting[push] = RefusedTimes(now_us, now_us, 1, free)
 
-    def _has_place(self, owner: str) -> bool:
+    def _admits(self, owner: str) -> bool:
         """Return whether another push of a user can wait. If too many wait, one of the user with the most of them is dropped for it."""
         if len(self._waiting) < MAX_WAITING:
             return True
