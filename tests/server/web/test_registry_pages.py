@@ -179,7 +179,7 @@ async def test_lists_counts_and_search_have_what_the_caller_may_pull(shop: Servi
 
 
 async def test_the_overview_names_a_purged_image_without_a_tag(shop: Serving) -> None:
-    """The entry of a purge is one of an image, not of a tag: no link leads to a tag without a name."""
+    """The entry of a purge is one of an image, not of a tag: there is no link to a tag without a name."""
     untagged = image("without a tag")
     shop.client.auth = as_user("boss")
     assert (await push(shop.client, "shop/app", untagged.digest, untagged)).status_code == 201
