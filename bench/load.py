@@ -101,7 +101,7 @@ def hammer(address: str, request: bytes, seconds: float, connections: int = CONN
 class Paced:
     """Sends requests in turn at a fixed rate, on connections that stay open, while the block runs.
 
-    `answered`, `refused`: how many got 200, and another status. An answer that is late delays the next request of its connection only.
+    `answered`: how many got 200; `refused`: another status. A late answer delays only the next request of its connection.
     """
 
     def __init__(

@@ -105,7 +105,7 @@ async def items_of(client: httpx2.AsyncClient, name: str, user: str, **query: An
 
 
 def login_of(server: Server, folder: Path, user: str) -> tuple[str, str]:
-    """Return the option of a command with the login of a user."""
+    """Write a file with the login of a user, and return the option of a command that names it."""
     file = folder / f"{user}.json"
     basic = base64.b64encode(f"{user}:pw-{user}".encode()).decode()
     file.write_text(json.dumps({"auths": {server.address: {"auth": basic}}}))

@@ -1,6 +1,6 @@
 """Runs Debian's Chromium, driven by playwright.
 
-While a browser runs, its thread has an event loop, so tests with a browser are no coroutines, and `apart` runs what is one.
+While a browser runs, its thread has an event loop. So tests with a browser are not coroutines, and `apart` runs a coroutine elsewhere.
 """
 
 from __future__ import annotations

@@ -193,13 +193,3 @@ async def _refuse(url: str) -> None:
     async with httpx2.AsyncClient(base_url=url, auth=login("ci"), headers={"user-agent": agent}) as client:
         answer = await push(client, "shop/app", "1.4.2", TWO)
         assert answer.status_code == 409, answer.text
-
-
-def wait_for_platforms(url: str) -> None:
-    """Wait until the registry has read the platforms of the images, which it does in the background."""
-
-    def is_read() -> bool:
-        page = httpx2.get(f"{url}/ui/repository?repository=public/tool")
-        return "linux/amd64" in page.text
-
-    wait_until(is_read, "the platforms of images are known")

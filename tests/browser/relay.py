@@ -1,4 +1,4 @@
-"""A server in front of a registry, which relays its answers as they are, or lies."""
+"""A server in front of a registry, which relays its answers unchanged, or falsified."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ Lie = Callable[[bytes], bytes]
 
 @dataclass(slots=True)
 class Relay:
-    """A running relay. `lies`: by path, what becomes of the body. `pages`: own pages by path. `endless`, `silent`: paths that are
-    answered without end, or not at all. `asked`: the paths of all requests."""
+    """A running relay. `lies`: the function that falsifies the body, by path. `pages`: pages of the relay itself, by path.
+
+    `endless`: paths with an answer that never ends. `silent`: paths without an answer. `asked`: the paths of all requests.
+    """
 
     port: int = 0
     lies: dict[str, Lie] = field(default_factory=dict)

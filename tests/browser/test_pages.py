@@ -111,7 +111,7 @@ def test_no_text_of_a_client_becomes_markup(page: Page, registry: FilledRegistry
 
 
 def test_the_hostile_texts_are_shown(page: Page, registry: FilledRegistry) -> None:
-    """The test above is about pages that have the texts."""
+    """The pages of the test above do have the hostile texts; the overview has none."""
     shown = {}
     for name in ("tag", "hosts", "host", "image", "changes", "packages", "overview"):
         show(page, registry, name)

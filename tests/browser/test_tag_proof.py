@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from boltseal.server.web.rendering import PAGE_HEADERS
+from boltseal.server.web.static_files import StaticFiles
 from tests.browser.chromium import chromium
 from tests.browser.proven_registry import PRIVATE, PUBLIC, ProvenRegistry, proven_registry
 from tests.browser.relay import Relay, relaying
@@ -112,7 +113,7 @@ def test_another_row_differs(page: Page, registry: ProvenRegistry, relay: Relay,
 
 @pytest.mark.parametrize("part", ["checkpoint", "tile/0/000.p/{size}", "receipt/{index}"])
 def test_a_forged_part_differs(page: Page, registry: ProvenRegistry, relay: Relay, part: str) -> None:
-    """A changed byte in the checkpoint, in the tile or in the entry never gives a tick."""
+    """A changed byte in the checkpoint, in the tile or in the entry gives `differs`."""
     values = values_of(registry)
     path = "/ledger/" + part.format(size=len(registry.entries), index=values["entry"])
     relay.lies[path] = lambda body: body[:20] + bytes([body[20] ^ 1]) + body[21:]
@@ -176,9 +177,12 @@ def test_without_javascript_the_words_of_the_server_stay(
 
 def test_scripts_of_a_page_are_of_one_version(registry: ProvenRegistry) -> None:
     """A script under its version is cacheable for ever, and imports the other one under the same version."""
+    address = httpx2.URL(registry.url).join(StaticFiles().address("verify.js"))
+    script, imported = httpx2.get(address), httpx2.get(address.join("./proof.js"))
     current = httpx2.get(f"{registry.url}/ui/static/verify.js")
-    headers = current.headers
 
-    assert headers["content-type"] == "text/javascript; charset=utf-8"
-    assert (headers["cache-control"], headers["x-content-type-options"]) == ("public, max-age=300", "nosniff")
-    assert 'from "./proof.js"' in current.text
+    assert 'from "./proof.js"' in script.text
+    assert [each.headers["cache-control"] for each in (script, imported)] == ["public, max-age=31536000, immutable"] * 2
+    assert current.headers["cache-control"] == "public, max-age=300"
+    assert {each.headers["x-content-type-options"] for each in (script, imported, current)} == {"nosniff"}
+    assert {each.headers["content-type"] for each in (script, imported)} == {"text/javascript; charset=utf-8"}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 
 import httpx2
 
 from tests import servers
-from tests.admin_requests import EVERYTHING, ONE, TWO, as_user
+from tests.admin_requests import EVERYTHING, ONE, TWO, as_user, login_of
 from tests.images import push
 
 CONFIG = f"""
@@ -32,7 +31,5 @@ async def fill(server: servers.Server) -> None:
 
 def logins(server: servers.Server, folder: Path, user: str) -> Path:
     """Write a file with the login of a user."""
-    file = folder / f"{user}.json"
-    basic = base64.b64encode(f"{user}:pw-{user}".encode()).decode()
-    file.write_text(json.dumps({"auths": {server.address: {"auth": basic}}}))
-    return file
+    _, file = login_of(server, folder, user)
+    return Path(file)

@@ -15,11 +15,11 @@ from tests.cli.program import call
 
 CLI = Path(__file__).parents[2] / "src" / "boltseal" / "cli"
 CONTROLS = [*map(chr, range(9)), *map(chr, range(11, 32)), *map(chr, range(127, 160)), "\u202e", "\u2028", "\udc9b"]
-"""The control characters of ASCII but tab and line break, those of Latin-1, text that runs from right to left, and a byte that is no text."""
+"""Control characters of ASCII (but tab and line break) and Latin-1, one that reverses the text, a line separator, a byte that is no text."""
 HOSTILE = f"shop/{''.join(CONTROLS)}app"
 WRITES = {"echo", "secho", "print", "write", "writelines"}
 WRITERS = {"output.py"}
-"""The modules that write on a terminal. rich writes the progress line, which is tested beside them."""
+"""The modules that write on a terminal. rich writes the progress line: `test_progress` tests it."""
 
 PRINTERS: dict[str, Callable[[str], None]] = {
     "a line": output.print_line,

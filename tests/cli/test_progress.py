@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.cli.terminal import screen
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 import typer
 from boltseal.cli.output import print_line, say
 from boltseal.cli.progress import Progress
@@ -21,7 +21,7 @@ from boltseal.cli.root import run, build
 def work() -> None:
     with Progress() as progress:
         for done in range(1, 8):
-            progress("copying", done * 1_000_000, 8_000_000)
+            progress(os.environ.get("STEP", "copying"), done * 1_000_000, 8_000_000)
             if done == 4:
                 print_line("result")
                 say("notice")
@@ -64,6 +64,15 @@ def test_progress_is_erased_before_results() -> None:
     assert "copying" in text
     assert "/s" in text
     assert "0:00:0" in text
+
+
+def test_control_characters_of_a_step_do_not_reach_the_terminal() -> None:
+    """A registry chooses the names in a step, so its control characters are escaped."""
+    text = on_a_terminal("shown", STEP="a\x1b[31;7mb\x9bc")
+
+    assert r"a\x1b[31;7mb\x9bc" in text
+    assert "\x1b[31;7m" not in text
+    assert "\x9b" not in text
 
 
 def test_the_colours_can_be_read_on_a_dark_and_on_a_light_background() -> None:

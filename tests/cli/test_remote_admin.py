@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from boltseal.client.pull_limit import PullLimit
+from boltseal.server.settings import Settings
+from boltseal.server.store_factory import open_store
 from tests import servers
-from tests.admin_requests import settings_with_users
+from tests.admin_requests import as_user, settings_with_users
 from tests.cli import program
 from tests.cli.remote_registry import CONFIG, fill, logins
+from tests.images import image, push_parts
+from tests.storage_choice import with_storage
 
 pytestmark = pytest.mark.slow  # each starts a server and some commands
 
@@ -59,6 +66,13 @@ def on_data(server: servers.Server) -> Arguments:
 def configured(server: servers.Server) -> Arguments:
     """Return the option for the server's configuration."""
     return ["--config", server.folder.with_name("data.toml")]
+
+
+def make_reviews_due(server: servers.Server) -> None:
+    """Make garbage collection look at every blob now, instead of a day after its push."""
+    settings = with_storage(Settings.model_validate({"server": {"data": server.folder}}))
+    with open_store(settings) as store:
+        store.database.write_and_wait(lambda tx: tx.sql.plain("UPDATE blob_review SET due_us = 0"))
 
 
 async def test_rules_are_the_same_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
@@ -166,10 +180,20 @@ async def test_expire_prints_the_same_over_the_admin_api(server: servers.Server,
 
 
 async def test_gc_prints_the_same_over_the_admin_api(server: servers.Server, tmp_path: Path) -> None:
-    """Where nothing is due nothing is deleted; only an operator may ask, and --full is for the data folder."""
+    """The items of a dry run, and that nothing is due after a run; only an operator may ask, and --full is for the data folder."""
     await fill(server)
+    unused = image("unused")
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False, auth=as_user("boss")) as client:
+        await push_parts(client, "shop/a", unused)
+    make_reviews_due(server)
     remote = over_api(server, tmp_path, "boss")
-    runs = [
+    planned = [
+        program.call("admin", "gc", "--dry-run", *more, *where)
+        for more in ([], ["--json"])
+        for where in (remote, on_data(server))
+    ]
+    done = program.call("admin", "gc", "--yes", "--json", *remote)
+    runs = planned + [
         program.call("admin", "gc", *more, *where)
         for more in (["--dry-run"], ["--yes"], ["--json"])
         for where in (remote, on_data(server))
@@ -179,6 +203,11 @@ async def test_gc_prints_the_same_over_the_admin_api(server: servers.Server, tmp
 
     for there, here in zip(runs[::2], runs[1::2], strict=True):
         assert (there.code, there.out, there.err) == (0, here.out, here.err)
+    items = sorted(f"shop/a@{blob.digest}" for blob in unused.blobs)
+    assert sorted(row["ref"] for row in planned[2].json["results"]) == items
+    assert {row["status"] for row in planned[2].json["results"]} == {"would be hidden"}
+    assert sorted(row["ref"] for row in done.json["results"]) == items
+    assert {row["status"] for row in done.json["results"]} == {"hidden"}
     assert (refused.code, refused.json["errors"][0]["code"]) == (3, "DENIED")
     assert (full.code, "--full works only on the data folder" in full.err) == (2, True)
 
@@ -209,10 +238,13 @@ async def test_the_state_of_a_registry_is_for_operators(server: servers.Server, 
 
 
 def test_pull_limits_are_the_same_over_the_admin_api(tmp_path: Path) -> None:
-    """What upstreams reported last, or that nothing is known of them, is printed as on the data folder."""
-    settings_with_users(tmp_path / "data")
-    upstream = '[[upstream]]\nname = "docker.io"\n'
-    with servers.boltseal(tmp_path / "data", config=CONFIG + RULES + upstream) as running:
+    """What an upstream reported last, and that nothing is known of another one, is printed as on the data folder."""
+    settings = settings_with_users(tmp_path / "data")
+    upstreams = '[[upstream]]\nname = "docker.io"\n[[upstream]]\nname = "quay.io"\n'
+    with servers.boltseal(tmp_path / "data", config=CONFIG + RULES + upstreams) as running:
+        with open_store(settings) as store:
+            limit = PullLimit(100, 40, 21_600, "192.0.2.1")
+            asyncio.run(store.registry.upstreams.quota("docker.io", limit, store.database.now_us()))
         remote = over_api(running, tmp_path, "boss")
         runs = [
             program.call("ratelimit", *where, *more)
@@ -223,4 +255,7 @@ def test_pull_limits_are_the_same_over_the_admin_api(tmp_path: Path) -> None:
 
     for there, here in zip(runs[::2], runs[1::2], strict=True):
         assert (there.code, there.out, there.err) == (3, here.out, here.err)
+    known, unknown = runs[2].json["results"]
+    assert (known["remaining"], known["limit"], known["window_s"], known["source"]) == (40, 100, 21_600, "192.0.2.1")
+    assert unknown["status"] == "unknown"
     assert both.code == 2

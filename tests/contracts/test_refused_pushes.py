@@ -170,6 +170,24 @@ async def test_a_flood_of_one_user_is_dropped_and_that_of_all_is_bounded(servers
     assert "later" in {row.push.tag for row in await rows(servers[1])}
 
 
+async def test_many_users_at_once_keep_no_push_of_another_one_from_being_recorded(
+    servers: tuple[Metadata, Metadata],
+) -> None:
+    """While more pushes wait than are written, those of the users who have the most are dropped."""
+    refused = RefusedPushes(servers[0])
+    for number in range(MAX_PER_MINUTE):
+        for owner in range(10):
+            refused.note(PUSH._replace(owner=f"group-{owner}", tag=f"1.{number}", repository=f"group/{owner}"))
+    refused.note(PUSH._replace(owner="alone"))
+    while await refused.write():
+        pass
+    found = Counter(row.push.owner for row in await rows(servers[1]))
+
+    assert found["alone"] == 1
+    assert found.total() == MAX_WAITING
+    assert max(found.values()) <= MAX_WAITING // 10 + 1
+
+
 async def test_old_rows_are_deleted(servers: tuple[Metadata, Metadata]) -> None:
     """A row goes ninety days after its last push, and not before."""
     refused = RefusedPushes(servers[0])

@@ -12,6 +12,7 @@ from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseKind
 from tests.deploy.samples import release
 
 HOSTS = ("web1", "web2", "web3")
+ANN = ("ann@host",)
 UNDER_WAY, ENDED, FAILED = HostStep.UNDER_WAY, HostStep.ENDED, HostStep.FAILED
 
 
@@ -133,13 +134,32 @@ def test_what_goes_back_is_read_from_the_releases_after_the_mark(
     """A host goes back to what ran before the run, unless that runs already, its own deploy failed, or nothing was recorded."""
     before = [made(3), made(4, previous=3)]
 
-    assert way_back([*before, *later], newest_number(before)) == expected
+    assert way_back([*before, *later], newest_number(before), ANN) == expected
 
 
 def test_what_ran_without_a_release_is_what_ran_before() -> None:
     """Containers that a run recorded as a release of their own are gone back to, and are no release of the run."""
     found = msgspec.structs.replace(made(0), kind=ReleaseKind.FOUND)
 
-    assert way_back([found], 0) is None
-    assert way_back([found, made(1, previous=0)], 0) == WayBack(0)
-    assert way_back([msgspec.structs.replace(found, number=5), made(6, ReleaseEnd.PUT_BACK, previous=5)], 4) is None
+    assert way_back([found], 0, ANN) is None
+    assert way_back([found, made(1, previous=0)], 0, ANN) == WayBack(0)
+    assert (
+        way_back([msgspec.structs.replace(found, number=5), made(6, ReleaseEnd.PUT_BACK, previous=5)], 4, ANN) is None
+    )
+
+
+def test_what_another_person_deployed_is_not_undone() -> None:
+    """A host keeps the newer release of another person, and goes back to one that came between the check and the run."""
+
+    def of_bob(release: Release) -> Release:
+        return msgspec.structs.replace(release, who="bob@host")
+
+    own = made(5, previous=4)
+    newer, failed = of_bob(made(6, previous=5)), of_bob(made(6, ReleaseEnd.PUT_BACK, previous=5))
+    unfinished = of_bob(made(6, None, previous=5))
+
+    assert way_back([own, newer], 4, ANN) == WayBack(None, other=newer)
+    assert way_back([own, unfinished], 4, ANN) == WayBack(None, other=unfinished)
+    assert way_back([own, failed], 4, ANN) == WayBack(4)
+    assert way_back([of_bob(made(5, previous=4)), made(6, previous=5)], 4, ANN) == WayBack(5)
+    assert way_back([of_bob(made(5, previous=4))], 4, ANN) is None

@@ -1,6 +1,6 @@
-"""A fault at the requests of a rollback, and of a deploy that removes objects.
+"""Faults at the requests of a rollback, and of a deploy that removes objects.
 
-kill -9, an expired login, a deleted namespace, a quota, another person.
+The faults are kill -9, an expired login, a deleted namespace, a quota, and the command of another person.
 
 A first run finds the requests that a command sends. Then the command runs once for each chosen request, from the same state of cluster
 and machine, and the fault happens when that request arrives. Kills are at each write; the other faults at some requests, at
@@ -257,7 +257,7 @@ def after_kill(command: str, began: bool, unfinished: bool, *, again: bool) -> t
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_login_that_expires_at_a_request(saved: Saved, command: str) -> None:
-    """The command never ends as if it had changed nothing; after a login one more ends what was begun."""
+    """An unfinished command never ends as a success; after a new login one more command completes what was begun."""
     shop, words = saved.shop, COMMANDS[command]
     for number in chosen(saved, command):
         saved.restore()
@@ -360,7 +360,7 @@ def _noted(runs: list[program.Run], call: Callable[[], program.Run], _asked: str
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_another_person_at_a_write(saved: Saved, command: str, tmp_path: Path) -> None:
-    """While one person's command runs, the other command of another person is refused; both begun at once leave one state."""
+    """While one person's command runs, that of another person is refused; two that begin at once leave one consistent state."""
     shop, mine = saved.shop, COMMANDS[command]
     theirs = next(words for name, words in COMMANDS.items() if name != command)
     other = {**shop.environment, "BOLTSEAL_STATE": str(tmp_path / "b"), "BOLTSEAL_ENGINES": str(tmp_path / "b/engines")}

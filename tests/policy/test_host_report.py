@@ -64,6 +64,19 @@ def test_a_release_belongs_to_a_deploy_and_to_nothing_else() -> None:
         parsed(report("web-1", release=good["release"]))
 
 
+@pytest.mark.parametrize("time", ["2026-99-99T00:00:00Z", "2026-02-30T08:00:00Z", "0000-01-01T00:00:00Z"])
+def test_a_time_is_one_of_the_calendar(time: str) -> None:
+    """Pages and commands compute with each time of a report."""
+    image = running("registry.example/shop/app:1", D1)
+    good = report("web-1", image) | release("shop", 7, image)
+    with pytest.raises(ReportInvalid, match="since of the report is"):
+        parsed(report("web-1", image | {"since": time}))
+    with pytest.raises(ReportInvalid, match="started of the report"):
+        parsed(good | {"release": good["release"] | {"started": time}})
+    with pytest.raises(ReportInvalid, match="time of the report"):
+        parsed(good | {"time": time})
+
+
 @pytest.mark.parametrize("name", ["", "Web", "web 1", "-web", "web-", "../x", "w" * 101, "wéb", "web\n"])
 def test_a_name_of_a_host_is_plain(name: str) -> None:
     """Names are safe in URLs, tables and logs."""

@@ -37,7 +37,7 @@ TASKS = 'variable "tag" {{\n  default = "1.0"\n}}\n' + JOB.replace("web:1.0", "w
 
 @pytest.fixture
 def project(tmp_path: Path, server: Server) -> Path:
-    """Jobs in three spellings, with the images that they name in the registry."""
+    """Jobs in three forms, whose images are in the registry."""
 
     async def run() -> None:
         async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:

@@ -270,9 +270,8 @@ def test_docker_pushes_after_the_id_token_has_ended(
 ) -> None:
     """docker keeps a refresh token of ours instead of the ID token, so that a push outlives it."""
     now_s = int(time.time())
-    id_token = issuer.token(
-        iat=now_s - 60, nbf=now_s - 60, exp=now_s - 20
-    )  # it ends with the clock skew, in ten seconds
+    # With the permitted clock skew it ends in ten seconds.
+    id_token = issuer.token(iat=now_s - 60, nbf=now_s - 60, exp=now_s - 20)
     name, config = f"{guarded.host}/acme/{repository}:1.4.2", ("--config", str(tmp_path))
     docker.run(*config, "login", "--username", "oidc", "--password", id_token, guarded.host).checked()
     context = ssl.create_default_context(cafile=guarded.trust / "ca.crt")

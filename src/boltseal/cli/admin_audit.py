@@ -19,7 +19,7 @@ from boltseal.commands.text import clean
 @takes_registry_options
 def admin_audit(
     server: OperatorServerOption,
-    newest: Annotated[int, typer.Option("--newest", metavar="NUMBER", min=1, help="Show so many records.")] = 100,
+    newest: Annotated[int, typer.Option("--newest", metavar="NUMBER", min=1, help="How many records to show.")] = 100,
     *,
     access: RegistryOptions,
     as_json: JsonOption = False,

@@ -19,7 +19,9 @@ from boltseal.commands.text import clean, counted
 
 FullOption = Annotated[
     bool,
-    typer.Option("--full", help="Compare everything on the data folder with the database; continues a killed run."),
+    typer.Option(
+        "--full", help="Compare everything that is stored with the database; continues a killed run. Not with --server."
+    ),
 ]
 
 
@@ -43,7 +45,7 @@ def admin_gc(
     Deletes and uploads record what to look at, so a run costs what has changed. With --full it compares everything
     that is stored with the database, and continues there if it was killed less than a day ago.
 
-    With --server the registry does the work, a part for each request, and its audit log has it. --full needs the data folder.
+    With --server the registry does the work, a part for each request, and records each part in its audit log.
     """
     with CommandOutput("admin-gc", as_json=as_json) as output:
         collection = target.collection("admin gc")

@@ -34,7 +34,7 @@ RegistryServerOption = Annotated[
 _HOST_COLUMNS: Final = ("HOST", "STATE", "LAST REPORT", "LOGIN", "REPORTS")
 _CHECKED: Final = ("hold", "differ", "unknown")
 _COMPARED: Final = ("match boltseal.lock", "differ from it", "could not be compared")
-"""What the counts of a report mean: those of `scrub` and `deploy` are of checked images, those of `ps` of containers."""
+"""What the counts of a report mean: `scrub` and `deploy` count checked images; `ps` compares containers with the lock."""
 
 HostArgument = Annotated[
     str, typer.Argument(metavar="NAME", show_default=False, help="The name of a host, as `ls` shows it.")

@@ -37,7 +37,7 @@ _GOOD = (HostEnd.RUNS, HostEnd.UNCHANGED)
 class HostsCommand:
     """A deploy to several hosts. `files`: finds the project's; `services`, `allow`: see `HostsProject`.
 
-    `reporting`: where the release of each host is reported. `resumed`: continue an unfinished run.
+    `reporting`: where each host's release is reported. `resumed`: continue an unfinished run.
     """
 
     targets: Targets
@@ -99,7 +99,7 @@ def rollback_hosts(
 def print_hosts(
     output: CommandOutput, options: DeployOptions, found: HostsResult, reports: Mapping[str, ReportTarget]
 ) -> None:
-    """Print the result of each host, send its report, and set the outcome. `reports`: where to, by host."""
+    """Print the result of each host, send its report, and set the outcome. `reports`: where each host is reported."""
     for each in found.hosts:
         _add(output, options, each, reports.get(each.host))
     output.outcome = found.outcome

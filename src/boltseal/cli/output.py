@@ -10,7 +10,7 @@ folder; the code of a defect in boltseal is INTERNAL. A command opens a `Command
 results and leaves the block, which prints the envelope. Without `--json` the command prints its own text.
 
 Registries, hosts and files choose names and texts, and a terminal obeys control characters in them. So everything that a command
-prints passes through this module, which escapes them, whether or not the command did. Only `print_exact`, for another program, does not.
+prints passes through this module, which escapes them, also if the command did. Only `print_exact`, for another program, does not escape.
 A line break stays, because some texts have several lines: `clean` and `cli.table` escape those of a name.
 """
 
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 ERROR: Final = "boltseal: "
 """How errors and warnings on stderr begin."""
 WIDTH: Final = 80
-_LAYOUT: Final = "\n\t"
-"""Control characters that may be printed."""
-_FOLDED: Final = "    "
 """Columns of output that is not on a terminal."""
+_LAYOUT: Final = "\n\t"
+"""Control characters that are printed as they are."""
+_FOLDED: Final = "    "
 
 _EXITS: Final = {Outcome.HOLDS: ExitCode.HOLDS, Outcome.DIFFERS: ExitCode.DIFFERS, Outcome.UNKNOWN: ExitCode.UNKNOWN}
 
@@ -224,7 +224,7 @@ def print_envelope(
         talk().proofs.clear()  # with --every the next run has its own
     text = json.dumps(envelope, ensure_ascii=False)
     talk().has_json = True
-    # `print_line` would escape such a character for readers; and a file's name may not be valid text
+    # Escaped as JSON, before `print_line` escapes them for people; a file's name may not be valid text.
     print_line("".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text))
 
 

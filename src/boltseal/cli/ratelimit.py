@@ -83,7 +83,7 @@ def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) ->
 
 
 def _limit_of(found: UpstreamInfo) -> UpstreamLimit:
-    """Return what the admin API says about an upstream, as the data folder has it."""
+    """Return the limit of an upstream, as the admin API describes it, in the form of the data folder's records."""
     limit = None
     if found.limit is not None:
         limit = PullLimit(found.limit, found.remaining or 0, found.window_s or 0, found.source or "")

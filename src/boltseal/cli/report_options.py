@@ -46,12 +46,12 @@ ReportEveryOption = Annotated[
 
 
 def show_report(output: CommandOutput, sent: SentReport) -> None:
-    """Say whether a report was sent. It changes neither the outcome nor the exit code of the command."""
+    """Print whether a report was sent. It changes neither the outcome nor the exit code of the command."""
     output.report = shown_report(sent)
 
 
 def shown_report(sent: SentReport) -> dict[str, Any]:
-    """Say whether a report was sent, and return that for `--json`."""
+    """Print whether a report was sent, and return that for `--json`."""
     target, error = sent.target, sent.error
     shown = {
         "registry": target.registry,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 CollectionProgress = Callable[[str, int, int], None]
-"""Takes a stage, how many things were looked at in it, and how many there are; 0: that is not known."""
+"""Takes a stage, the number of things that were looked at in it, and the number of all; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

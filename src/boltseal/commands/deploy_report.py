@@ -38,7 +38,7 @@ def release_report_target(options: DeployOptions, reporting: ReportOptions) -> R
 def host_report_targets(
     options: DeployOptions, reporting: ReportOptions, hosts: Sequence[str]
 ) -> dict[str, ReportTarget]:
-    """Return where the releases of several hosts are reported, by host; empty for nowhere.
+    """Return where the release of each host is reported, by host; empty: nowhere.
 
     A host is reported by the name in its address, this machine by its own. Raises: Invalid: a name for all, or two hosts with one
     name; as `report_target`.
@@ -63,7 +63,9 @@ def host_report_targets(
         )
         if reporting.to is not None:
             raise Invalid(problem)
-        client.notice(f"boltseal: not reported: {problem}")  # a setting does not refuse what the command is for
+        client.notice(
+            f"boltseal: not reported: {problem}"
+        )  # only the configuration asks for reports, so the deploy is not refused
         return {}
     return found
 

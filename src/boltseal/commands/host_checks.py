@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -15,7 +15,8 @@ from boltseal.commands.text import clean
 from boltseal.deploy.compose_program import ProjectFiles
 from boltseal.deploy.holds import check_repeated
 from boltseal.deploy.host_run import newest_number
-from boltseal.deploy.releases import check_kind, rollback_target
+from boltseal.deploy.host_run_file import RecordedRun
+from boltseal.deploy.releases import Release, check_kind, rollback_target
 from boltseal.errors import BoltsealError, Invalid, NotFound
 
 _ERROR: Final = "boltseal: "
@@ -27,7 +28,7 @@ class CheckedHost:
     """A host that a run can begin on.
 
     `mark`: the number of its newest release; `project`: what is deployed; `to`: the release that a rollback deploys again.
-    `continued`: the run left a release unfinished there that starts only some services, so that it is resumed.
+    `continued`: the run left a release of some services unfinished there, which has to be resumed.
     """
 
     host: str
@@ -59,7 +60,10 @@ def options_for(options: DeployOptions, host: str) -> DeployOptions:
 
 @dataclass(frozen=True, slots=True)
 class HostsProject:
-    """A project that is deployed to several hosts. `services`: to which it is restricted, empty for all; `allow`: see `open_deployable`."""
+    """A project that is deployed to several hosts. `services`: only these; empty: all. `allow`: see `open_deployable`.
+
+    `named`: its files. `anyway`: also if they differ from what a rollback restored.
+    """
 
     named: ProjectFiles
     services: tuple[str, ...] = ()
@@ -68,9 +72,9 @@ class HostsProject:
 
 
 def check_deploy(
-    options: DeployOptions, hosts: Sequence[str], wanted: HostsProject, begun: Mapping[str, int] | None = None
+    options: DeployOptions, hosts: Sequence[str], wanted: HostsProject, begun: RecordedRun | None = None
 ) -> CheckedHosts:
-    """Check the hosts of a deploy. `begun`: of a run that is continued, the mark of each host.
+    """Check the hosts of a deploy. `begun`: the run that is continued.
 
     Raises: Invalid: two hosts are one engine; the error of all hosts, if it is the same.
     """
@@ -82,13 +86,18 @@ def check_deploy(
             check_kind(releases, project.folder.project, units=False)
             if not wanted.anyway:
                 project.check_files()
-            unfinished = [each.number for each in releases if each.unfinished]
-            own = bool(begun and wanted.services and unfinished and unfinished[-1] > begun[host])
+            own = begun is not None and any(_is_left(each, begun, host) for each in releases)
             if not own:
                 project.check()
         return CheckedHost(host, newest_number(releases), project, continued=own)
 
     return _checked(options, hosts, check)
+
+
+def _is_left(release: Release, run: RecordedRun, host: str) -> bool:
+    """Return whether a run to some services left this release unfinished. One of another person is not finished for that person."""
+    begun = release.unfinished and release.number > run.host(host).mark and release.who == run.who
+    return begun and bool(run.services) and set(run.services) <= set(release.chosen)
 
 
 def check_rollback(options: DeployOptions, hosts: Sequence[str], project: str) -> CheckedHosts:

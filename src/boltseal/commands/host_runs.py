@@ -185,8 +185,7 @@ def resume_on_hosts(request: HostsRequest, project: str) -> HostsResult:
             call = _rollbacks(request, record)
         else:
             wanted = HostsProject(record.files.named(), record.services, record.allow, record.anyway)
-            marks = {each.host: each.mark for each in record.hosts}
-            checked = check_deploy(request.options, recorded, wanted, marks)
+            checked = check_deploy(request.options, recorded, wanted, record)
             call = _deploys(checked, wanted)
         if checked.wrong:
             return replace(_refused(request, project, checked), command=_command(request, project))
@@ -293,7 +292,7 @@ class _Run:
             returned = on_each(
                 to_undo,
                 self.request.at_once,
-                lambda host: self._go_back(record.host(host), results.get(host), why),
+                lambda host: self._go_back(record, host, results.get(host), why),
             )
         ends = {**results, **{each.host: each for each in returned}}
         found = tuple(ends.get(each) or HostResult(each, HostEnd.NOT_BEGUN, why) for each in self.request.hosts)
@@ -368,9 +367,8 @@ class _Run:
             return error
         return "; ".join(f"{name}: {each.reason}" for name, each in failing.items())
 
-    def _go_back(self, recorded: RecordedHost, result: HostResult | None, why: str) -> HostResult:
+    def _go_back(self, record: RecordedRun, host: str, result: HostResult | None, why: str) -> HostResult:
         """Go back on one host if the run changed it, and return its new result."""
-        host = recorded.host
         result = result or HostResult(host, HostEnd.NOT_BEGUN, "what ran before the run runs there")
         changed = result.end in (HostEnd.RUNS, HostEnd.UNCHANGED, HostEnd.NOT_BEGUN)
         reason = why if changed else result.reason
@@ -378,9 +376,13 @@ class _Run:
         try:
             folder = release_folder(options.client, self.project, host, "rollback")
             with folder.deploying():
-                way = way_back(folder.all(), recorded.mark)
+                way = way_back(folder.all(), record.host(host).mark, (record.who, operator()))
             if way is None:
                 return replace(result, end=HostEnd.REFUSED) if result.end is HostEnd.UNKNOWN else result
+            if way.other is not None:
+                reason = f"{reason}; {way.other.who} has deployed release {way.other.number} there since then"
+                runs = None if way.other.unfinished else way.other.number
+                return replace(result, end=HostEnd.STAYS, reason=reason, runs=runs)
             if way.to is None:
                 reason = f"{reason}; nothing ran there before"
                 return replace(result, end=HostEnd.STAYS, reason=reason)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
-from boltseal.client.admin_client import AdminClient, AdminPage
+from boltseal.client.admin_client import MAX_PAGES, AdminClient, AdminPage
 from boltseal.client.errors import RemoteMismatch
 from boltseal.commands.collection import CollectedItem, CollectionProgress
 from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
 from boltseal.errors import Invalid
 
-_WHAT = "garbage collection"
-_LIMIT = 1000
+_WHAT: Final = "garbage collection"
+_LIMIT: Final = 1000
+"""Items of a part; the API allows no more."""
 
 
 class _Item(msgspec.Struct):
@@ -41,18 +42,22 @@ class RegistryCollection:
         """Collect there, a part for each request, and yield the items of each part. Raises: Invalid: `full`."""
         if full:
             raise Invalid("--full works only on the data folder; run it there, without --server")
-        cursor: str | None = ""
-        done = 0
-        while cursor is not None:
+        cursor, done = "", 0
+        seen: set[str] = set()
+        for _ in range(MAX_PAGES):
             part = self._part(cursor, dry_run=dry_run)
             for each in part.items:
                 yield CollectedItem(each.what, each.name, each.size, each.reason, each.status, each.freed)
             done += len(part.items)
             progress("items", done, 0)
-            # Without a dry run the same position can follow: what was there before is deleted.
-            if part.next == cursor and (dry_run or not part.items):
-                raise RemoteMismatch(f"{self._registry} has no end of {_WHAT}: it sent the same page twice")
+            if part.next is None:
+                return
+            seen.add(cursor)
+            # Without a dry run the same position may follow, because the items before it are deleted.
+            if part.next in seen and (dry_run or not part.items):
+                break
             cursor = part.next
+        raise RemoteMismatch(f"{self._registry} has no end of {_WHAT}: it sent the same page twice")
 
     def _part(self, cursor: str, *, dry_run: bool) -> _Part:
         fields = {"dry_run": dry_run, "limit": _LIMIT, "cursor": cursor}

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class LogInfo(msgspec.Struct, frozen=True):
-    """The state of a log. `size`, `signed`, `witnessed`: numbers of entries. `doubt`: why it takes none; None: it takes them."""
+    """The state of a log. `size`, `signed`, `witnessed`: numbers of entries. `doubt`: why it accepts no entries; None: it accepts them."""
 
     name: str
     origin: str
@@ -103,11 +103,11 @@ class RegistryState:
         return self._list("held", "the held tags", HeldInfo)
 
     def rebuilds(self) -> list[RebuildInfo]:
-        """Return the last request for each image and base, sorted by these."""
+        """Return the last request for each image and base, sorted by image and base."""
         return self._list("rebuilds", "the requested rebuilds", RebuildInfo)
 
     def audit(self, newest: int) -> list[AuditInfo]:
-        """Return so many records of the audit log, the newest first."""
+        """Return the `newest` last records of the audit log, the newest first."""
         return self._list("audit", "the audit log", AuditInfo, newest)
 
     def _list(self, name: str, what: str, kind: type[T], most: int | None = None) -> list[T]:

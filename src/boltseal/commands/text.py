@@ -15,7 +15,7 @@ def clean(text: str) -> str:
 
 
 def printable(text: str, kept: str = "") -> str:
-    """Return text with every character escaped that is not printable, such as those that a terminal obeys, except the `kept` ones."""
+    """Return text with its characters escaped that are not printable, such as control characters of a terminal. `kept`: not these."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() or each in kept else ascii(each)[1:-1] for each in text)

@@ -6,15 +6,17 @@
 3. After the first failure no further host begins. Those that are under way end.
 4. Then each host goes back that this run changed, the last one first. A host whose own deploy failed has gone back itself.
 
-What a host goes back to is decided from its releases: those after its mark, the number of its newest release before the run, belong to
-the run. So a killed process forgets nothing, and going back twice changes nothing.
+What a host goes back to is decided from its releases: those of the person of the run after its mark, the number of its newest release
+before the run, belong to the run. So a killed process forgets nothing, and going back twice changes nothing. A host on which another
+person has deployed since then does not go back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import dropwhile
 
 from boltseal.deploy.releases import Release, ReleaseKind, last_good
 
@@ -85,10 +87,14 @@ class HostRun:
 
 @dataclass(frozen=True, slots=True)
 class WayBack:
-    """How a host goes back. `to`: the release that ran before the run, None if none did; `holds`: rollbacks of the run that hold."""
+    """How a host goes back. `to`: the release that ran before the run, None if none did; `holds`: rollbacks of the run that hold.
+
+    `other`: the release of another person that runs there, or was left unfinished, so that the host does not go back.
+    """
 
     to: int | None
     holds: tuple[int, ...] = ()
+    other: Release | None = None
 
 
 def newest_number(releases: Sequence[Release]) -> int:
@@ -96,16 +102,20 @@ def newest_number(releases: Sequence[Release]) -> int:
     return max((each.number for each in releases), default=0)
 
 
-def way_back(releases: Sequence[Release], mark: int) -> WayBack | None:
+def way_back(releases: Sequence[Release], mark: int, who: Collection[str]) -> WayBack | None:
     """Return how a host goes back to what ran before a run; None if that runs already, or the run recorded nothing there.
 
-    `releases`: of the host, oldest first. `mark`: see `newest_number`.
+    `releases`: of the host, oldest first. `mark`: see `newest_number`. `who`: the person of the run, by each name.
     """
-    own = [each for each in releases if each.number > mark and each.kind is not ReleaseKind.FOUND]
+    later = [each for each in releases if each.number > mark and each.kind is not ReleaseKind.FOUND]
+    own = list(dropwhile(lambda each: each.who not in who, later))
     if not own:
         return None
     before = own[0].previous
     now = last_good(own)
+    newest = own[-1] if own[-1].unfinished else now
+    if newest is not None and newest.who not in who:
+        return WayBack(None, other=newest)
     if not own[-1].unfinished and (now is None or (before is not None and now.of == before)):
         return None
     return WayBack(before, tuple(each.number for each in own if each.hold))

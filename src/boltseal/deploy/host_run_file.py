@@ -70,9 +70,9 @@ class RecordedFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class RecordedRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A run. `files`: None for a rollback; `services`: to which a deploy is restricted; `allow`: registries allowed by option; `canary_s`: how long the canary is watched.
+    """A run. `files`: None for a rollback; `services`: to which a deploy is restricted; `allow`: registries allowed by option.
 
-    `back`: the run failed, and its hosts go back.
+    `canary_s`: how long the canary is watched. `back`: the run failed, and its hosts go back.
     """
 
     format: int = FORMAT

@@ -217,7 +217,7 @@ class EngineCopy:
 
     @property
     def _host_option(self) -> str:
-        """Return the option of commands that names this engine; "" for one of this machine, which they find as this one did."""
+        """Return the `--host` option for this engine, for a command that a message proposes; "" for an engine of this machine."""
         return "" if self._local else f" --host {shlex.quote(str(self._address))}"
 
     def _connection(self) -> EngineThread:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
@@ -33,6 +34,7 @@ MAX_TEXT: Final = 300
 MIN_EVERY_S: Final = 60
 MAX_EVERY_S: Final = 366 * 24 * 3600
 DEFAULT_EVERY_S: Final = 24 * 3600
+_TIMES: Final = frozenset({"time", "since", "started", "ended"})
 _HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
 
 
@@ -217,3 +219,13 @@ def _check_texts(value: msgspec.Struct) -> None:
         text = getattr(value, name)
         if isinstance(text, str) and not text.isprintable():
             raise ReportInvalid(f"{name} of the report is {quote(text)}; expected printable characters")
+        if name in _TIMES and text is not None and not _is_time(text):
+            raise ReportInvalid(f"{name} of the report is {quote(text)}; expected a time of the calendar")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

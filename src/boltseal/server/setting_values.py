@@ -63,7 +63,7 @@ def file_or_folder(path: Path) -> Path:
 
 
 def file(path: Path) -> Path:
-    """Check that the path of a file ends in a name."""
+    """Return the path of a file, which ends in a name. Raises: ValueError: it does not, such as ""."""
     if not path.name:
         raise ValueError('the path of a file; without one leave the setting out instead of giving ""')
     return path

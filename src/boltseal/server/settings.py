@@ -322,9 +322,8 @@ class Settings(BaseSettings):
         """Return these settings with what a running server applies from a changed configuration."""
         server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
         at_start = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
-        auth = newer.auth.model_copy(
-            update=at_start
-        )  # an updated field counts as configured, so update only those that differ
+        # An updated field counts as configured, so only those that differ are updated.
+        auth = newer.auth.model_copy(update=at_start)
         live = {"server", "auth", "rule"}
         kept = {name: getattr(self, name) for name in type(self).model_fields if name not in live}
         return type(self)(server=server, auth=auth, rule=newer.rule, **kept)

@@ -239,9 +239,8 @@ def _note_users(database: Metadata, settings: Settings) -> None:
     except UsersInvalid:
         in_file = True
     if in_file and not database.read_and_wait(account_table.existed):
-        with suppress(
-            Unavailable, Full
-        ):  # the data is being moved, or the disk is full: each request that sees the users tries again
+        # The data is being moved, or the disk is full: each request that sees the users tries again.
+        with suppress(Unavailable, Full):
             database.write_and_wait(account_table.note_existed)
 
 

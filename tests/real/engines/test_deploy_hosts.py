@@ -310,7 +310,7 @@ def test_options_for_one_host_are_refused_for_several(hosts: Hosts) -> None:
 
 
 def test_one_service_is_deployed_to_every_host(running: Hosts) -> None:
-    """Only the named service changes, also when a killed run is continued; a canary watches that service."""
+    """Only the named service changes, also when a killed run is continued; a run with a canary finds it unchanged."""
     service = {"image": running.shop.image("1.0.0"), "healthcheck": running.shop.healthy}
     newer = {"image": running.shop.image("2.0.0"), "healthcheck": running.shop.healthy}
     running.shop.write({"web": service, "api": service})

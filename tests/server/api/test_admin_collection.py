@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import pytest
 from boltseal.server.api.admin.paging import cursor_of
 from boltseal.server.settings import Settings
 from boltseal.server.storage.coordination.factory import open_leases
-from boltseal.server.storage.garbage_collection import CLEANUP_LEASE
+from boltseal.server.storage.garbage_collection import CLEANUP_LEASE, FAILURES_IN_A_ROW
 from boltseal.server.store_factory import collect_store, now_us
 from tests.admin_requests import as_user, get, items_of, post, settings_with_users
 from tests.images import image, push, push_parts, start_upload
+from tests.server.seal.admin import bytes_on_disk
 from tests.serving import Clock, serving_as
 
 IMAGES = [image(f"unused {number}") for number in range(3)]
@@ -56,8 +56,8 @@ class Unused:
         return {(await self.client.head(path, auth=as_user("boss"))).status_code for path in paths}
 
 
-@asynccontextmanager
-async def unused_content(data: Path) -> AsyncIterator[Unused]:
+@pytest.fixture
+async def unused(data: Path) -> AsyncIterator[Unused]:
     clock = Clock(now_us())
     settings = settings_with_users(data)
     async with serving_as(settings, clock=clock) as registry:
@@ -69,12 +69,6 @@ async def unused_content(data: Path) -> AsyncIterator[Unused]:
         client.auth = httpx2.Auth()
         clock.advance(days=1, seconds=1)
         yield Unused(client, clock, settings)
-
-
-@pytest.fixture
-async def unused(data: Path) -> AsyncIterator[Unused]:
-    async with unused_content(data) as found:
-        yield found
 
 
 def shown(items: list[dict[str, Any]]) -> list[tuple[str, str, int, str]]:
@@ -136,6 +130,31 @@ async def test_bytes_and_abandoned_uploads_go_in_small_parts(unused: Unused) -> 
     assert [each["what"] for each in deleted].count("upload") == len([each for each in planned if each[0] == "upload"])
     assert shown(deleted) == shown(listed) == planned
     assert sum(each["freed"] for each in deleted) == sum(each["size"] for each in deleted)
+
+
+@pytest.mark.files_only("replaces folders of blobs with files")
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_store_that_can_delete_nothing_is_an_error(unused: Unused, dry_run: bool) -> None:
+    """If file after file can't be deleted, the first request gets the error: no part with failures alone follows the other."""
+    images = [*IMAGES, *(image(f"also unused {number}") for number in range(FAILURES_IN_A_ROW))]
+    unused.client.auth = as_user("boss")
+    for each in images[len(IMAGES) :]:
+        await push_parts(unused.client, "shop/app", each)
+    unused.client.auth = httpx2.Auth()
+    unused.clock.advance(days=1, seconds=1)
+    await unused.collect()
+    unused.clock.advance(seconds=3901)
+    await unused.collect()
+    unused.clock.advance(days=2)
+    for each in images:
+        for blob in each.blobs:
+            folder = bytes_on_disk(unused.settings.server.data, blob.digest).parent
+            if folder.is_dir():
+                folder.rename(folder.with_suffix(".aside"))
+                folder.write_bytes(b"")
+    answer = await post(unused.client, "gc", "boss", cursor="", dry_run=dry_run, limit=1000)
+
+    assert answer.status_code == 503, answer.text
 
 
 async def test_one_run_at_a_time(unused: Unused) -> None:

@@ -31,13 +31,14 @@ STEPS = (
     "PUT blobs",
     "PUT index",
     "PUT manifests",
+    "PUT owner",
     "PUT ledger",
     "PUT checkpoint",
     "POST blobs uploads",
     "PUT blobs partNumber+uploadId",
     "POST blobs uploadId",
 )
-"""All kinds of requests that write something for a push: objects of blobs and manifests, tiles, and a large object in parts."""
+"""All kinds of requests that write something for a push: objects of blobs and manifests, the statement of the next head, tiles, and a large object in parts."""
 
 
 async def test_boltseal_is_killed_amid_pushes(installed: Installation) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import obstore
 import pytest
 
+from boltseal.ledger.note import SigningKey, parse_note_unverified
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.storage.bucket_owner import KEY, OWNER, BucketOwner, new_id, owner_now, take_over
 from boltseal.server.storage.ledger_key import LedgerKeys
@@ -24,7 +25,7 @@ from tests.storage_choice import take_copy
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer
 
 MOMENTS = 9
-"""More than the requests of one signature: the owner object, one tile and one bundle, and the checkpoint, each read or written."""
+"""More than the requests of one signature (owner object, tile, bundle, checkpoint, each read or written): the last one is after it."""
 
 
 class TakenBucket:
@@ -38,7 +39,7 @@ class TakenBucket:
         self.store = server.store(prefix)
         self._direct = Bucket(BUCKET, prefix, server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
         self._proxied = Bucket(BUCKET, prefix, proxy.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
-        self._proxy, self._requests, self.registry = proxy, 0, new_id()
+        self._proxy, self._requests, self.registry, self.taken = proxy, 0, new_id(), False
         for name in ("former", "restored"):
             (folder / name).mkdir()
         self.former = BareLedger(folder / "former" / "data")
@@ -67,6 +68,7 @@ class TakenBucket:
 
     def take_over(self) -> None:
         """Give the bucket to the restored registry."""
+        self.taken = True
         client = self._direct.connect(OWNER)
         take_over(client, self.registry, "the bucket", owner_now(client))
 
@@ -118,14 +120,19 @@ def marked(log: BareLedger) -> int:
 
 @pytest.mark.parametrize("moment", range(MOMENTS))
 def test_a_bucket_that_is_taken_during_a_signature_gets_one_history(bucket: TakenBucket, moment: int) -> None:
-    """Either the former server signs nothing more, or its new owner finds stated what it signs, and signs nothing else."""
+    """Either the former server signs nothing more, or the new owner finds what it signed stated, and signs nothing else."""
     before = bucket.former.head().size
     bucket.former.add(2)
     bucket.take_over_at(moment)
     refused = refusal(bucket.former)
+    during = bucket.taken
+    if not during:
+        bucket.take_over()
     bucket.restored.add(1)
     restored_refused = refusal(bucket.restored)
 
+    assert during or (refused == "" and bucket.former.head().size == before + 2)
+    assert not during or moment < MOMENTS - 1
     if bucket.former.head().size > before:
         assert bucket.stated() == bucket.former.head().size
     if restored_refused:
@@ -164,3 +171,30 @@ def test_an_entry_that_comes_after_the_first_look_is_not_signed_without_the_buck
     assert "belongs to another registry" in refused
     assert marked(former) == former.head().size == before
     assert bucket.tiles() == tiles
+
+
+class KilledKeys(LedgerKeys):
+    """Keys of a rotation that is killed after it replaced the key. `before_mark`: is called before the last mark is written."""
+
+    before_mark: Callable[[], None]
+
+    def put_mark(self, note: bytes, *, before: bytes | None) -> None:
+        if len(parse_note_unverified(note).signatures) > 1:
+            self.before_mark()
+        super().put_mark(note, before=before)
+
+    def put_key(self, key: SigningKey) -> None:
+        super().put_key(key)
+        raise KeyboardInterrupt
+
+
+def test_a_key_that_a_killed_rotation_put_into_force_signs(bucket: TakenBucket) -> None:
+    """If a rotation is killed after its last file, a server that compared the mark in between signs with the new key."""
+    server, rotating = bucket.former, KilledKeys(bucket.former.keys.folder)
+    rotating.before_mark = server.integrator.check
+    with pytest.raises(KeyboardInterrupt):
+        Integrator(server.database, rotating).rotate("operator", "")
+    server.add(1)
+    server.integrator.integrate()
+
+    assert server.head() == server.expected()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +13,14 @@ import pytest
 
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import leaf_hash
+from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import open_receipt
 from boltseal.ledger.tiles import TileId
 from boltseal.server.registry import integrator
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt, LedgerKeyMissing, receipt_of
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
+from boltseal.server.storage.ledger_mark import FileMark, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from tests.fakes.disk import FailingDisk
 from tests.server.registry.ledgers import BareLedger
@@ -236,7 +239,7 @@ def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: BareLedger)
 
 
 @pytest.mark.parametrize("call", ["create", "sync", "rename", "sync_folder"])
-@pytest.mark.parametrize("skip", [0, 1, 2])
+@pytest.mark.parametrize("skip", [0, 1, 2, 3])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_rotation_that_fails_at_any_step_leaves_a_usable_log(
     log: BareLedger, disk: FailingDisk, call: str, skip: int, done: bool
@@ -251,6 +254,38 @@ def test_a_rotation_that_fails_at_any_step_leaves_a_usable_log(
     Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
 
     assert log.head() == log.expected()
+
+
+class KilledKeys(LedgerKeys):
+    """Keys of a rotation that is killed before it replaces the key."""
+
+    def put_key(self, key: SigningKey) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_host_with_a_copy_of_the_former_key_signs_nothing(log: BareLedger, killed: bool) -> None:
+    """If a key is rotated on one host, another one with a copy of the former key signs nothing, and the first one goes on.
+
+    The same if the rotation is killed after both keys have signed: then the next signer of that host puts the new key into force.
+    """
+    log.add(1)
+    log.integrator.integrate()
+    copied = shutil.copytree(log.keys.folder, log.keys.folder.with_name("copied.keys"))
+    other = Integrator(log.database, LedgerKeys(copied, marks=lambda name: FileMark(log.keys.folder / f"{name}.mark")))
+    other.integrate()
+    former = log.keys.key()
+    with contextlib.suppress(KeyboardInterrupt):
+        Integrator(log.database, (KilledKeys if killed else LedgerKeys)(log.keys.folder)).rotate("operator", "")
+    log.add(1)
+    with pytest.raises(LedgerKeyMissing, match="copy the folder of keys again"):
+        other.integrate()
+    log.integrator.check()
+    log.integrator.integrate()
+
+    assert log.head() == log.expected()
+    assert log.keys.key() != former
+    assert log.keys.next_key() is None
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])

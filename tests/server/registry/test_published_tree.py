@@ -338,7 +338,7 @@ def test_a_rotation_in_another_process_leaves_nothing_to_write_again(
 def test_a_rotation_that_can_not_publish_leaves_the_old_key_in_force(
     open_log: Callable[[], BareLedger], objects: ObjectTiles, place: Bucket, fails: str
 ) -> None:
-    """If the object of the checkpoint can't be written, or its answer is lost, nothing is rotated, and the next rotation is."""
+    """If the object of the checkpoint can't be written, or its answer is lost, the old key stays until a signer has published it."""
     log, command = open_log(), open_log()
     log.add(5)
     log.integrator.integrate()

@@ -119,6 +119,18 @@ def is_linearizable(history: Sequence[Operation], initial: TagState) -> bool:
     return False
 
 
+def contradiction(history: Sequence[Operation], initial: TagState) -> list[Operation]:
+    """Return the operations that no order explains, without the reads and refusals that are not needed for that; none if one does."""
+    if is_linearizable(history, initial):
+        return []
+    left = sorted(history, key=lambda each: each.start)
+    for each in list(left):
+        without = [other for other in left if other is not each]
+        if (each.kind is Kind.GET or each.answer in REFUSALS) and not is_linearizable(without, initial):
+            left = without
+    return left
+
+
 def _steps(operations: Sequence[Operation], done: int, state: TagState) -> list[tuple[int, TagState]]:
     """Return what may come next: the operations that are done then, and the state.
 

@@ -218,9 +218,8 @@ class Load:
             kind = Kind.SEAL
         expected = dice.choice(self.images).digest
         asked = Operation(kind, time.monotonic(), math.inf, LOST, document.digest, expected)
-        history.append(
-            asked
-        )  # a check that is made meanwhile must know of it: others may see its effect before its answer
+        # A check that is made meanwhile must know of this operation: others may see its effect before its answer.
+        history.append(asked)
         answer = await self._operate(server, tag, asked, document)
         history.remove(asked)
         if answer is not LOST or kind is not Kind.GET:

@@ -19,7 +19,8 @@ import pytest
 from tests.images import Document, image, push_parts
 from tests.polling import until
 from tests.replicas import RULES, Replicas, processes_of, replicas
-from tests.server.replicas.linear_checker import LOST, Answer, Kind, Lost, Operation, TagState, is_linearizable
+from tests.server.replicas.linear_checker import LOST, Answer, Kind, Lost, Operation
+from tests.server.replicas.promises import not_linearizable
 from tests.server.replicas.tag_operations import TagClient
 from tests.soak.scale import IS_FULL, SEED
 from tests.storage_servers import ObjectServer
@@ -95,11 +96,8 @@ class Recorder:
                 return await asking.seal_by_command(self.registry.settings("replica0"))
 
     def not_linearizable(self) -> list[str]:
-        """Return the tags whose history no order of its operations explains."""
-        initial = {kind: TagState(seals=kind == "deletable") for kind in TAGS}
-        return [
-            tag for tag, found in self.histories.items() if not is_linearizable(found, initial[tag.partition("-")[0]])
-        ]
+        """Return the tags whose history no order of its operations explains, with these operations."""
+        return not_linearizable(self.histories, {tag for tag in self.histories if tag.startswith("deletable")})
 
     def answers(self) -> set[Answer | Lost]:
         """Return all answers but those of gets."""

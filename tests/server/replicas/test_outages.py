@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from boltseal.errors import NotFound, Unavailable
 from boltseal.server.commands.tag_purge import plan_purge, purge_image
+from boltseal.server.commands.tag_seals import seal_tag, unseal_tag
+from boltseal.server.settings import Settings
 from boltseal.server.storage.coordination.outages import ASK_S
 from boltseal.server.storage.coordination.replica_rows import MARGIN_S
 from tests.images import Document, image, push
@@ -170,3 +173,54 @@ async def test_a_purge_waits_for_a_server_that_is_cut_off(pair: CutOff) -> None:
     assert 200 in stale
     assert acknowledged_s - began_s > STALE_S
     assert acknowledged_s - began_s < STALE_S + MARGIN_S + SLACK_S
+
+
+async def test_no_server_says_that_a_tag_is_deleted_while_another_one_answers_with_it(pair: CutOff) -> None:
+    """A server that is cut off still has the tag in memory. Until that is over, a read and every change that would reveal the deletion get 503."""
+    document, other = image("to be deleted"), image("another")
+    await push(pair.near, APP, "3.0.0", document)
+    await push(pair.near, APP, other.digest, other)
+    await kept(pair.lonely, document, "3.0.0")
+    path, settings = f"/v2/{APP}/manifests/3.0.0", pair.registry.settings("replica0")
+    kind, conditions = (
+        {"Content-Type": other.media_type},
+        ({"If-Match": f'"{document.digest}"'}, {"If-None-Match": "*"}),
+    )
+    named = f"registry.example.com/{APP}:3.0.0"
+
+    def sealed(change: Callable[[Settings, str, str], object]) -> int:
+        try:
+            change(settings, named, "a test")
+        except NotFound:
+            return 404
+        except Unavailable:
+            return 503
+        return 200
+
+    async def revealing() -> list[int]:
+        asked = (
+            pair.near.get(path),
+            pair.near.delete(path),
+            *(pair.near.put(path, content=other.raw, headers=kind | each) for each in conditions),
+        )
+        commands = (asyncio.to_thread(sealed, each) for each in (seal_tag, unseal_tag))
+        answers, codes = await asyncio.gather(asyncio.gather(*asked), asyncio.gather(*commands))
+        return [*(each.status_code for each in answers), *codes]
+
+    plan = await asyncio.to_thread(plan_purge, settings, named)
+    pair.way.cut()
+    purging = asyncio.create_task(asyncio.to_thread(purge_image, settings, named, "leaked", plan))
+
+    async def is_gone() -> bool:
+        return await status(pair.near, path) != 200
+
+    await until_answer(is_gone, "the purge is committed")
+    during, still = await revealing(), await status(pair.lonely, path)
+    acknowledged = purging.done()
+    await purging
+    after = await revealing()
+
+    assert still == 200
+    assert not acknowledged
+    assert during == [503] * 6
+    assert after == [404, 404, 412, 409, 404, 404]

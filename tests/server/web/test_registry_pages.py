@@ -11,12 +11,16 @@ from urllib.parse import quote, urlsplit
 import httpx2
 import pytest
 
+from boltseal.ledger.entry import OF_EVERY_LOG, EntryKind
 from boltseal.oci.reference import Repository
+from boltseal.policy.refusals import RefusalReason
+from boltseal.server.registry.search import SHOWN, Search
 from boltseal.server.registry.tag_lists import FIRST, TagLists, TagOrder
 from boltseal.server.store_factory import open_store
+from boltseal.server.web.pages.words import EVENTS, REASONS
 from tests.admin_requests import ONE, SECRET, TWO, as_user, filled, post, settings_with_users, until_signed
 from tests.host_documents import report, running
-from tests.images import image, push
+from tests.images import image, push, put
 from tests.page_logins import Browser
 from tests.page_views import HOSTILE, MOST_STATEMENTS, as_person, counted
 from tests.polling import until_answer
@@ -68,7 +72,7 @@ async def refuse_a_push(registry: Serving, **headers: str) -> None:
 
 
 async def test_all_pages_have_strict_headers_and_one_stylesheet(shop: Serving) -> None:
-    """No script, no style of the page's own, nothing of another host, and no cache keeps a page."""
+    """No inline script, no style beside the stylesheet, nothing of another host, and no cache keeps a page."""
     browser = await as_person(shop, "boss")
     for path in (*PATHS, *FORMS, "/ui/upstreams"):
         page = await browser.get(path)
@@ -79,7 +83,14 @@ async def test_all_pages_have_strict_headers_and_one_stylesheet(shop: Serving) -
         assert page.headers["x-frame-options"] == "DENY"
         assert page.headers["x-content-type-options"] == "nosniff"
         assert not re.search(r"<script|<style|\sstyle=|\son[a-z]+=|https?://", OUR_SCRIPT.sub("", page.text)), path
+        assert page.text.count('rel="stylesheet"') == 1
         assert '<a class="skip" href="#content">' in page.text
+
+
+def test_every_kind_of_entry_about_a_tag_has_a_name() -> None:
+    """A page names each kind of entry that the history of a tag can have, and knows no reason that does not exist."""
+    assert {*EVENTS} == {*EntryKind} - OF_EVERY_LOG - {EntryKind.RULES_CHANGED}
+    assert {*REASONS} <= {*RefusalReason}
 
 
 async def test_a_tag_page_shows_the_timeline(shop: Serving) -> None:
@@ -118,23 +129,17 @@ async def test_a_page_shows_what_was_refused(shop: Serving) -> None:
         assert ("127.0.0.1" in page.replace("127.0.0.1:5000", "")) == (user == "lead"), (user, path)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/ui/repository?repository=other/private",
-        "/ui/tag?repository=other/private&tag=2.0",
-        "/ui/refused?repository=other/private",
-        "/ui/repository?repository=no/such",
-        "/ui/tag?repository=no/such&tag=1",
-    ],
-)
-async def test_what_may_not_be_pulled_is_refused_as_what_does_not_exist(shop: Serving, path: str) -> None:
+@pytest.mark.parametrize("page", ["repository?", "tag?tag=2.0&", "refused?", "refused?tag=2.0&"])
+async def test_what_may_not_be_pulled_is_refused_as_what_does_not_exist(shop: Serving, page: str) -> None:
     """The answers of a private repository and of one that does not exist differ in nothing but the name."""
-    page = await (await as_person(shop, "ci")).get(path)
+    browser = await as_person(shop, "ci")
+    private, missing = [
+        await browser.get(f"/ui/{page}repository={repository}") for repository in ("other/private", "no/such")
+    ]
 
-    assert page.status_code == 403
-    assert "ci may not pull in" in page.text
-    assert SECRET.digest[:19] not in page.text
+    assert private.status_code == missing.status_code == 403
+    assert "ci may not pull in" in private.text
+    assert private.text.replace("other/private", "no/such") == missing.text
 
 
 async def test_lists_counts_and_search_have_what_the_caller_may_pull(shop: Serving) -> None:
@@ -153,6 +158,36 @@ async def test_lists_counts_and_search_have_what_the_caller_may_pull(shop: Servi
         assert "Nothing that you may pull begins with" in found[text], text
     assert f"{ONE.digest}</code></a> in " in found[ONE.digest]
     assert "repository=other%2Fprivate" in theirs.text
+
+
+async def test_the_overview_names_a_purged_image_without_a_tag(shop: Serving) -> None:
+    """The entry of a purge is one of an image, not of a tag: there is no link to a tag without a name."""
+    untagged = image("without a tag")
+    shop.client.auth = as_user("boss")
+    assert (await push(shop.client, "shop/app", untagged.digest, untagged)).status_code == 201
+    words = {"repository": "shop/app", "reference": untagged.digest, "reason": "a test"}
+    planned = (await post(shop.client, "purge", "boss", **words, dry_run=True)).json()
+    purged = await post(shop.client, "purge", "boss", **words, plan=planned["plan"])
+    assert purged.status_code == 200, purged.text
+    await until_signed(shop.client)
+    text = (await (await as_person(shop, "boss")).get("/ui/")).text
+
+    assert untagged.digest[7:19] in text
+    assert " by digest</td>" in text
+    assert "tag=&" not in text
+    assert 'tag="' not in text
+
+
+async def test_a_search_says_that_a_repository_has_more_tags(shop: Serving) -> None:
+    """Of more tags than one page shows, the page says that there are others."""
+    shop.client.auth = as_user("boss")
+    for number in range(SHOWN + 1):
+        assert (await put(shop.client, "shop/app", f"9.{number}", ONE)).status_code == 201
+    browser = await as_person(shop, "boss")
+    some, all_of_them = [(await browser.get(f"/ui/search?q=shop/app:9{text}")).text for text in ("", ".0")]
+
+    assert "There are others" in some
+    assert "There are others" not in all_of_them
 
 
 async def test_a_receipt_needs_the_right_to_pull(shop: Serving) -> None:
@@ -224,7 +259,7 @@ async def test_disabled_pages_are_not_there(data: Path) -> None:
 
 
 async def test_texts_of_pushers_are_no_markup(data: Path) -> None:
-    """A reason, a user name in an upstream's error, a host's name and a search are shown as text."""
+    """A reason, the names and reasons in a report, a client's program, and the parameters of an address are shown as text."""
     async with filled(data) as shop:
         answer = await post(shop.client, "seal", "lead", repository="shop/app", tag="latest", reason=HOSTILE)
         assert answer.status_code == 200, answer.text
@@ -232,7 +267,7 @@ async def test_texts_of_pushers_are_no_markup(data: Path) -> None:
         sent = report("web-1", running("localhost:5000/shop/app:1.4.2", ONE.digest, name=HOSTILE, reason=HOSTILE))
         sent_answer = await shop.client.post("/api/v1/reports", json=sent, auth=as_user("boss"))
         assert sent_answer.status_code == 200, sent_answer.text
-        await refuse_a_push(shop, **{"user-agent": HOSTILE.replace("\n", " ")})
+        await refuse_a_push(shop, **{"user-agent": HOSTILE})
         browser = await as_person(shop, "boss")
         pages = [
             (await browser.get(path)).text
@@ -255,6 +290,28 @@ async def test_texts_of_pushers_are_no_markup(data: Path) -> None:
         for page in pages:
             assert "<script" not in OUR_SCRIPT.sub("", page)
             assert "<img" not in page
+
+
+async def test_a_search_that_goes_on_names_no_hidden_repository(data: Path) -> None:
+    """Each page of a search for tags goes on after a repository that the caller may pull, and all of them are searched."""
+    settings = settings_of(data, FLOATING)
+    shown = ["m/shop", "n/shop", "y/shop"]
+    async with serving_as(settings) as registry:
+        for name in (*shown, *(f"{letter}/hidden" for letter in "abcdopqz")):
+            await push(registry.client, name, "1.4", ONE)
+    found, places = list[str](), list[str]()
+    with open_store(settings) as store:
+        search, after = Search(store.database, looked_into=2), ""
+        while True:
+            page = await search.find("1.4", lambda name: name in shown, after)
+            found += [each.repository for each in page.tags]
+            if page.following is None:
+                break
+            after = page.following
+            places.append(after)
+
+    assert found == shown
+    assert set(places) <= set(shown)
 
 
 async def test_tags_come_in_the_order_of_versions_with_their_lines(data: Path) -> None:

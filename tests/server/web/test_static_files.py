@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.server.web.static_files import StaticFiles
+from boltseal.ledger.entry import CHANGES, EntryKind
+from boltseal.server.web.pages.tags import RESOLVING
+from boltseal.server.web.static_files import FOLDER, StaticFiles
 from scripts.verify_page import PAGE, build
 from tests.logins import with_users
 from tests.serving import Serving, serving_as
@@ -38,6 +41,18 @@ def test_the_page_for_the_disk_needs_nothing_else() -> None:
     assert "default-src 'none'" in page
     assert not re.search(r"\b(src|href)=|@import|url\(|^\s*(import|export)\b", page, re.MULTILINE)
     assert page.count("<script") == page.count("<style>") == 1
+
+
+def test_the_script_knows_every_kind_of_entry() -> None:
+    """`proof.js` and the pages agree on the kinds that give a tag a digest, and `proof.js` refuses no kind that exists."""
+    module = (FOLDER / "proof.js").read_text(encoding="utf-8")
+    kinds = {
+        name: json.loads(listed) for name, listed in re.findall(r"^const ([A-Z]+) = (\[.*\]);$", module, re.MULTILINE)
+    }
+
+    assert {*kinds["RESOLVING"]} == RESOLVING
+    assert {*kinds["REMOVING"]} == CHANGES - RESOLVING
+    assert sorted(kinds["RESOLVING"] + kinds["REMOVING"] + kinds["OTHERS"]) == sorted(EntryKind)
 
 
 @pytest.mark.parametrize("name", ["proof.js", "verify.js"])

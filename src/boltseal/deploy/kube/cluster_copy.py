@@ -192,7 +192,7 @@ class ClusterCopy:
         return tuple(found)
 
     def _number(self, name: str) -> int | None:
-        """Return the number of the release that a Secret of this name has, None for another Secret."""
+        """Return the number of the release in the name of a Secret; None if it is not the name of a release."""
         number = name.removeprefix(self._name(""))
         return int(number) if number != name and re.fullmatch("[1-9][0-9]{0,8}", number) else None
 

@@ -160,7 +160,7 @@ class KubeDeployer:
         checked = self.dry_run(documents, force=self.flow.force)
         unfinished = unfinished_release(releases)
         recorded = self._recorded(releases, documents, checked.live)
-        # What the last release could not remove. Of the same manifests the former Jobs are no difference.
+        # Objects that the last release failed to remove need a new release. Former Jobs do not: each release has Jobs of its own.
         removes = any(each.state is ObjectState.REMOVING and each.kind != "Job" for each in recorded)
         if unfinished is None and last is not None and not removes and self._runs(last, project, checked):
             return DeployResult(last)

@@ -124,4 +124,8 @@ class TagHistories:
 
 
 def _us(time: str) -> int:
-    return (datetime.fromisoformat(time.upper()) - _EPOCH) // timedelta(microseconds=1)
+    """Return a time in microseconds since the epoch. Raises: ValueError: it is none, or has no time zone."""
+    moment = datetime.fromisoformat(time.upper())
+    if moment.tzinfo is None:
+        raise ValueError("no time zone")
+    return (moment - _EPOCH) // timedelta(microseconds=1)

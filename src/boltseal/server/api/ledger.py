@@ -14,8 +14,8 @@ login, or none with `[ledger] public`. Entries contain repositories, people and 
 
 With `[ledger] public`, pages of other origins may read (CORS) what every client may read: checkpoint, hashes and rotations, and receipts
 of repositories that `anonymous_pull` names. So a page on a person's disk (`verify.html`) can check a proof. The browser sends no
-login with such requests, and no other route answers them. Without users and `anonymous_pull` a registry shows receipts to
-every client that reaches it, but not to the pages of other origins that such a client visits.
+login with such requests, and no other route allows them. A registry without users and `anonymous_pull` shows receipts to every
+client that can connect to it, but not to pages of other origins in that client's browser.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Garbage collection of a running server in parts, for the admin API, and of a data folder, for `boltseal admin gc`.
 
-A part ends after some items or seconds, and returns where the next one begins. So a request is short, any server of the registry
-continues, and nothing has to be kept between requests: what is left to do is in the database. Of all processes of a store one
-works at a time; the hourly cleanup has the same lease. The stages, in this order:
+A part ends after a number of items or seconds, and returns where the next one begins. So a request is short, any server of the
+registry continues, and nothing is stored between requests: what is left to do is in the database. One process of a store works at a
+time; the hourly cleanup takes the same lease. The stages, in this order:
 
     mirrored   images that the terms of their upstream no longer keep; a dry run continues after `number` items
     blobs      the due reviews of blobs (`storage.garbage_collection`), after `reviewed`
@@ -49,12 +49,12 @@ _FOLLOWING: Final[dict[Stage, Stage | None]] = {
 
 
 class CollectionRuns(Unavailable):
-    """Another process collects now."""
+    """Another request or the hourly cleanup has the lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionPosition:
-    """Where a part begins: at a stage, and in it after so many items (`number`), or after a review."""
+    """Where a part begins: at a stage, and in it after `number` items, or after a review."""
 
     stage: Stage = "mirrored"
     number: int = 0
@@ -78,7 +78,7 @@ class ServedCollection:
         self._settings = settings
 
     async def part(self, actor: Actor, start: CollectionPosition, limit: int, *, dry_run: bool) -> CollectedPart:
-        """Delete about `limit` items; with `dry_run` only return them. The audit log has each part, from before it deletes.
+        """Delete about `limit` items; with `dry_run` only return them. Each part is recorded in the audit log before it deletes anything.
 
         Raises: CollectionRuns, StoreBroken, Unavailable, Full, RebuildUnfinished, LedgerFrozen, ClockStepped.
         """
@@ -103,7 +103,10 @@ class ServedCollection:
             lease.release()
 
     def _collect(self, start: CollectionPosition, now_us: int, limit: int, *, dry_run: bool) -> CollectedPart:
-        """Do the stages from a position on until the part ends. After a failure what was done before it is returned first."""
+        """Do the stages from a position on until the part ends.
+
+        If the store fails after something was deleted, this returns the items until then, and the next part begins at the same stage.
+        """
         part, done = Part(limit), CollectedPart()
         position: CollectionPosition | None = start
         while position is not None:
@@ -114,7 +117,7 @@ class ServedCollection:
                     if _is_one_by_one(position.stage, dry_run=dry_run) and part.ends():
                         break
             except (StoreBroken, Unavailable):
-                if not done.items:
+                if dry_run or all(item.status == "failed" for item in done.items):
                     raise
                 done.following = position
                 return done
@@ -144,12 +147,12 @@ class ServedCollection:
 
 
 def _is_one_by_one(stage: Stage, *, dry_run: bool) -> bool:
-    """Return whether the work may be left after any item, because nothing was done that was not returned yet."""
+    """Return whether the work may stop after any item: everything that was done has been yielded."""
     return stage in ("purged", "uploads") or (dry_run and stage == "mirrored")
 
 
 def _continued(start: CollectionPosition, part: Part, count: int, *, dry_run: bool) -> CollectionPosition:
-    """Return where the next part begins. `count`: the items of this part. Without a dry run those are not there any more."""
+    """Return where the next part begins. `count`: the items of this part, which only a dry run has to pass over again."""
     if start.stage == "blobs":
         return CollectionPosition("blobs", reviewed=part.reviewed)
     return CollectionPosition(start.stage, start.number + count if dry_run else 0)

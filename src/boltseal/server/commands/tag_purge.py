@@ -23,7 +23,7 @@ def plan_purge(settings: Settings, ref: str) -> PurgeResult:
 def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResult) -> PurgeResult:
     """Purge an image, by a tag or by its digest. `confirmed`: the plan, whose image, tags and parts are the only ones that may go.
 
-    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; PurgeTargetChanged: it is another image than planned, or has other tags or further parts.
+    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; PurgeTargetChanged: another image, other tags or further parts than planned.
     """
     reason, local = required_reason(reason), local_reference(ref, settings)
     purged = on_store(

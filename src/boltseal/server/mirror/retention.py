@@ -121,7 +121,7 @@ def retain(
 ) -> Iterator[GarbageItem]:
     """Delete the images that the upstreams' terms no longer keep, and yield what is deleted.
 
-    `dry_run`: delete nothing. `part`: end with it, after some images. This blocks, so do not call it on the event loop.
+    `dry_run`: delete nothing. `part`: return when it ends. This blocks, so do not call it on the event loop.
     """
     for terms in upstreams:
         if terms.keep_for_us is None and terms.keep_bytes is None:

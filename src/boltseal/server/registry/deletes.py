@@ -19,6 +19,7 @@ from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.refusals import RefusalDetail, RefusalReason
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
+from boltseal.server.registry.absent_tags import consistently
 from boltseal.server.registry.models import Conditions, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.registry.refusals import RefusalLog
@@ -65,8 +66,9 @@ class Deletes:
             if not self._tag_writer.delete(tx, change):
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
 
-        with self._refusals.logged("delete", repository, (tag,), None, actor):
-            await self._database.write(job, repository=repository)
+        async with consistently(self._database, repository, tag):
+            with self._refusals.logged("delete", repository, (tag,), None, actor):
+                await self._database.write(job, repository=repository)
 
     async def manifest(self, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor) -> None:
         """Delete a manifest and every tag that resolves to it (end-9).

@@ -9,9 +9,9 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
 3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
    is the head: a process signed it and died before step 5.
    Where there is a bucket, state the new head in its owner object (`BucketOwner.state`): a conditional write, which fails if the bucket
-   is not this registry's any more. A comparison before the write would not do: a server may be paused after it, and then write tiles
-   into another registry's bucket, which stop that one's ledger, or sign a second history. A process that signed last knows what the
-   mark should be, and reads it during this write; if it is another, begin again with step 1.
+   is not this registry's any more. A comparison before the write is not sufficient: a server that is paused after it could write tiles
+   into another registry's bucket, which stop the ledger there, or sign a second history. A process that signed last knows which mark
+   to expect, and reads it during this write; if the mark is another one, begin again with step 1.
    Where the tree is published as objects (`published_tree`), write the new tiles and bundles.
 4. Sign, and raise the mark by compare-and-swap. It is durable from here on, so no other tree of this size is ever signed. A
    process on another host that was faster moved the mark; then begin again with step 1.
@@ -53,7 +53,7 @@ from boltseal.server.storage.ledger_doubts import LedgerDoubts
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.ledger_mark import MarkMoved
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.object_tiles import ObjectTiles, TileDiffers
 
 BATCH: Final = 16_384
@@ -161,7 +161,7 @@ class Integrator:
         Key and mark are read first, so that a checkpoint that is signed meanwhile is behind the data.
         """
         key, mark = self._keys.key(), self._keys.mark()
-        seen = self._read()
+        key, seen = self._key_by(mark, key), self._read()
         if seen is None:
             return  # a ledger that was never started has signed nothing
         if key is None and mark is None and seen.head is None:
@@ -220,8 +220,9 @@ class Integrator:
         """Replace the signing key and return the new one. The old key signs the entry that names the new one, as its last.
 
         The checkpoint of that entry has the signatures of both keys, also as the published object, before the new key is in force:
-        so each process can verify it, whichever key it reads. If the process dies before, the old key stays in force, and the entry
-        names a key that signs nothing alone.
+        so each process can verify it, whichever key it reads. The checkpoint with both signatures in the mark is the moment of the
+        rotation. If the process dies before it, the old key stays in force, and the entry names a key that signs nothing alone; if
+        after it, the next signer of this folder puts the new key into force. A host with a copy of the old key signs nothing after it.
 
         Raises:
             LedgerInDoubt: the database does not match what was signed.
@@ -247,15 +248,40 @@ class Integrator:
             )
             self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
             both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
+            self._keys.put_next_key(new)
             self._keys.put_mark(both, before=signed)
             self._publish(head.origin, both, old)
-            self._keys.put_key(new)
-            self._database.write_and_wait(
-                lambda tx: ledger_tree.put_head(
-                    tx, ledger_tree.LATEST, ledger_tree.SignedHead(head.size, both), self.log
-                )
-            )
+            self._put_into_force(new, both)
             return new
+
+    def _put_into_force(self, new: SigningKey, both: bytes) -> None:
+        """Do the last steps of a rotation. `both`: its checkpoint, with both signatures, which is the mark."""
+        self._keys.put_key(new)
+        head = ledger_tree.SignedHead(_unverified(both).size, both)
+
+        def job(tx: UnitOfWork) -> None:
+            stored = ledger_tree.head(tx, log=self.log)
+            if stored is not None and stored.size == head.size:  # otherwise another host has signed since
+                ledger_tree.put_head(tx, ledger_tree.LATEST, head, self.log)
+
+        self._database.write_and_wait(job)
+
+    def _key_by(self, mark: bytes | None, key: SigningKey | None) -> SigningKey | None:
+        """Return the key that is in force by the mark: that of a rotation whose last steps are not done yet, or the one that was read."""
+        if key is None or mark is None or not _is_former(key.verifier, mark):
+            return key
+        new = self._keys.next_key() or self._keys.key()
+        return new if new is not None and new.verifier.key_id in _signers(mark, key.name)[-1:] else key
+
+    def _key_in_force(self, key: SigningKey | None, mark: bytes | None) -> SigningKey | None:
+        """Return what `_key_by` does, after the last steps of a rotation that was killed."""
+        found = self._key_by(mark, key)
+        if key is not None and found is not None and mark is not None and found != key:
+            seen = self._read()
+            if seen is not None and seen.signed == _unverified(mark).size:  # otherwise `_compare` reports it
+                self._publish(found.name, mark, key)
+            self._put_into_force(found, mark)
+        return found
 
     def _integrate(self) -> Checkpoint | None:
         for tries in range(MOVES):
@@ -266,7 +292,7 @@ class Integrator:
         raise Unavailable("other processes signed the ledger again and again meanwhile; try again")
 
     def _integrate_all(self, *, mark_first: bool) -> Checkpoint | None:
-        """Do all steps for every entry. `mark_first`: also where the mark could be read beside the statement."""
+        """Do all steps for every entry. `mark_first`: read the mark before the statement, even if it could be read during it."""
         head = None
         while True:  # one batch a round; entries that arrive meanwhile wait for the next call
             key, seen = self._keys.key(), self._read()
@@ -275,10 +301,15 @@ class Integrator:
             if not beside:
                 # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
                 mark = self._keys.mark()
-                seen = self._read()
+                key, seen = self._key_in_force(key, mark), self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
-            marked = self._compare(seen, key, mark)
+            try:
+                marked = self._compare(seen, key, mark)
+            except LedgerInDoubt as error:
+                if beside:
+                    raise MarkMoved("the mark or the key of the ledger is another one than before") from error
+                raise
             if key is None:
                 raise AssertionError("`_compare` accepts no ledger without a key")
             if marked.size > seen.signed:  # restored entries: signed before, whatever else is in doubt
@@ -294,10 +325,10 @@ class Integrator:
                 return head
 
     def _mark_to_expect(self, seen: _Seen | None) -> bytes | None:
-        """Return what the mark is unless another process has signed, None if it must be read first.
+        """Return the mark to expect if no other process has signed; None: read the mark first.
 
-        Where a statement is made, the mark is read while that is written, as a receipt waits for both. No tile is written before
-        the two are compared. A statement that was made in vain is one of entries that are in the database, and harmless.
+        The mark is read while the statement is written, because a receipt waits for both. No tile is written before the mark is
+        compared. A statement that is not signed then is harmless: its entries are in the database.
         """
         mark, stored = self._compared
         if self._owner is None or seen is None or mark is None or stored != seen.head or seen.size == seen.signed:
@@ -325,7 +356,7 @@ class Integrator:
         return head
 
     def _state(self, seen: _Seen, head: Checkpoint, mark: bytes, *, beside: bool) -> None:
-        """State the head in the owner object of the bucket. `beside`: read the mark meanwhile, which was not done before.
+        """State the head in the owner object of the bucket. `beside`: read the mark during this, and compare it with the expected one.
 
         Raises: LedgerInDoubt, MarkMoved, Unavailable.
         """
@@ -401,6 +432,10 @@ class Integrator:
             )
         if key.name != seen.origin:
             raise LedgerInDoubt(f"the key belongs to the ledger {key.name}, the data to {seen.origin}")
+        if _is_former(key.verifier, mark):
+            raise LedgerKeyMissing(
+                "the ledger's key was replaced with `boltseal ledger rotate`, and this host has the former one: copy the folder of keys again"
+            )
         try:
             marked = open_checkpoint(mark, key.verifier).checkpoint
         except Invalid as error:
@@ -497,6 +532,22 @@ def _compare_tree(
         raise LedgerInDoubt("the ledger's stored checkpoint does not match its stored tree")
     if common == marked.size and roots[common] != marked.root:
         raise LedgerInDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
+
+
+def _is_former(key: VerifierKey, mark: bytes) -> bool:
+    """Return whether the mark is the last checkpoint of this key: `rotate` adds the signature of the key that follows.
+
+    A host with a copy of the former key must not go on with it: hosts with the new one could not verify the mark any more.
+    """
+    return key.key_id in _signers(mark, key.name)[:-1]
+
+
+def _signers(mark: bytes, name: str) -> list[bytes]:
+    """Return the IDs of the keys of this name that signed a mark, in order; none if it is no note, which `_compare` reports."""
+    try:
+        return [each.key_id for each in parse_note_unverified(mark).signatures if each.name == name]
+    except Invalid:
+        return []
 
 
 def _unverified(mark: bytes) -> Checkpoint:

@@ -43,10 +43,8 @@ _OBSERVED_EVENTS: Final[Mapping[str, str]] = {EntryKind.OBSERVED: CREATED, Entry
 
 MAX_READ: Final = 200_000
 """How many entries one request about tags may make the registry read."""
-
-
 LOOKED_BACK: Final = 500
-"""Entries among which the newest changes of all repositories are sought."""
+"""The number of last entries among which the newest changes of all repositories are looked for."""
 
 
 class NotInLedger(NotFound):
@@ -269,7 +267,7 @@ class Ledger:
         return await self._database.read(query)
 
     async def newest_changes(self, may_read: Callable[[str], bool], n: int) -> list[IndexedLine]:
-        """Return the newest `n` signed changes of tags in repositories that the caller may read, among the last `LOOKED_BACK`."""
+        """Return the newest `n` signed changes of tags that the caller may read, among the last `LOOKED_BACK` entries."""
 
         def query(snapshot: Snapshot) -> list[IndexedLine]:
             lines = ledger_store.newest_lines(snapshot, self._head(snapshot).size, LOOKED_BACK, sorted(CHANGES))

@@ -25,6 +25,7 @@ from boltseal.policy.image_parts import platform_of
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.rule_decision import decide
 from boltseal.server.registry import tag_refusals
+from boltseal.server.registry.absent_tags import consistently
 from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published, PushedManifest, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, Pulls
@@ -85,9 +86,10 @@ class Manifests:
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
             push, written = await self._prepared(push)
             try:
-                return await self._database.write(
-                    lambda tx: self.publish(tx, push, written), repository=push.repository
-                )
+                async with consistently(self._database, push.repository, *push.tags):
+                    return await self._database.write(
+                        lambda tx: self.publish(tx, push, written), repository=push.repository
+                    )
             except Unavailable:  # the transaction may have taken effect
                 raise
             except BoltsealError:

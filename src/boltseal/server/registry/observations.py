@@ -187,7 +187,7 @@ class Observations:
         return HeldPage(tuple(each for each in tags if each.known.held is not None), following)
 
     async def tags_of(self, repository: Repository, after: str, n: int) -> tuple[list[tuple[str, ObservedTag]], bool]:
-        """Return at most `n` tags of an upstream's repository after a name, and whether others follow."""
+        """Return at most `n` tags of an upstream's repository after the tag `after`, with their names, and whether others follow."""
         found = await self._database.read(
             lambda snapshot: foreign_tags.tags_after(snapshot, (repository, after), n + 1)
         )

@@ -21,6 +21,7 @@ from boltseal.errors import ErrorCode, NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.server.registry.absent_tags import sealed_at
 from boltseal.server.registry.models import BlobAnswer, ManifestAnswer, Page, ReferrerRow, ReferrersPage
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.outages import ASK_S, GIVE_UP_S, is_outage
@@ -320,7 +321,7 @@ class Pulls:
         return await self._database.read(query)
 
     async def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
-        bound = await self._database.lookups.content.bound(repository, tag)
+        bound = await sealed_at(self._database, repository, tag)
         if bound is None:
             return ManifestUnknown(f"there is no tag {tag} in {repository}")
         return TagDeleted(f"tag {tag} of {repository} was deleted; it can return only with {bound}", bound)

@@ -84,11 +84,23 @@ class RefusedPushes:
         if self._monotonic() >= self._minute_s + MINUTE_S:
             self._minute_s = self._monotonic()
             self._of_owner.clear()
-        if len(self._waiting) >= MAX_WAITING or self._of_owner[push.owner] >= MAX_PER_MINUTE:
+        if self._of_owner[push.owner] >= MAX_PER_MINUTE or not self._admits(push.owner):
             self._dropped += 1
             return
         self._of_owner[push.owner] += 1
         self._waiting[push] = RefusedTimes(now_us, now_us, 1, free)
+
+    def _admits(self, owner: str) -> bool:
+        """Return whether another push of a user can wait. If too many wait, one of the user with the most of them is dropped for it."""
+        if len(self._waiting) < MAX_WAITING:
+            return True
+        waiting = Counter(each.owner for each in self._waiting)
+        ((most, rows),) = waiting.most_common(1)
+        if rows <= waiting[owner] + 1:
+            return False
+        del self._waiting[next(each for each in reversed(self._waiting) if each.owner == most)]
+        self._dropped += 1
+        return True
 
     async def run(self, may_write: Callable[[], bool], every_s: float = WRITTEN_EVERY_S) -> None:
         """Write what waits, from time to time and at the end, until this task is cancelled."""

@@ -10,7 +10,7 @@ from boltseal.oci.reference import Repository, Tag
 
 
 class ConfirmedPurge(NamedTuple):
-    """The image that may be purged, all tags, and all manifests and blobs that may go with it, as a person confirmed them."""
+    """What a person confirmed for a purge: the image, all its tags, and all manifests and blobs (`parts`) that may be deleted with it."""
 
     digest: Digest
     tags: frozenset[Tag]
@@ -81,5 +81,5 @@ class Purged:
     elsewhere: tuple[OtherCopy, ...]
 
     def confirmed(self) -> ConfirmedPurge:
-        """Return this plan as what a person confirmed."""
+        """Return what a person confirms by confirming this plan."""
         return ConfirmedPurge(self.digest, frozenset(self.tags), frozenset((*self.manifests, *self.blobs)))

@@ -18,6 +18,7 @@ from boltseal.policy import refusal_message
 from boltseal.policy.refusals import RefusalDetail, RefusalReason
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
+from boltseal.server.registry.absent_tags import consistently
 from boltseal.server.registry.dry_run import undone
 from boltseal.server.registry.host_reports import why_running
 from boltseal.server.registry.models import UNCONDITIONAL, Conditions, RepositoryRow, TagChange
@@ -55,7 +56,7 @@ class BytesLeft(Unavailable):
 
 
 class PurgeTargetChanged(Precondition):
-    """The tag resolves to another image, other tags resolve to it, or further parts would go with it, than a person confirmed."""
+    """The purge would delete another image, other tags, or further parts than a person confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ class Seals:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
             return SealChange(change.current, result.changed, result.entry_index)
 
-        return await self._database.write(undone(job) if dry_run else job, repository=repository)
+        async with consistently(self._database, repository, tag):
+            return await self._database.write(undone(job) if dry_run else job, repository=repository)
 
     async def unseal(
         self,
@@ -139,7 +141,8 @@ class Seals:
                 raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
             return SealChange(change.current, result.changed, result.entry_index)
 
-        return await self._database.write(undone(job) if dry_run else job, repository=repository)
+        async with consistently(self._database, repository, tag):
+            return await self._database.write(undone(job) if dry_run else job, repository=repository)
 
     async def plan_purge(self, repository: Repository, reference: Tag | Digest, actor: Actor) -> Purged:
         """Return what `purge` would delete now; changes nothing. Raises: as `purge`, except BytesLeft."""
@@ -176,7 +179,7 @@ class Seals:
         If there are many tags, each transaction deletes some, the last one the rest. `confirmed`: nothing else may be purged.
 
         Raises:
-            PurgeTargetChanged: it is another image than the confirmed one, or has other tags, or further parts would go with it.
+            PurgeTargetChanged: it would delete another image, other tags, or further parts than the confirmed ones.
             ManifestUnknown: the repository has no such manifest.
             SealedDelete: another sealed image contains it; that one has to be purged first.
             BytesLeft: the image is removed, but the store failed to delete some of its bytes.
@@ -439,9 +442,9 @@ def _refuse_other_image(repository: Repository, digest: Digest, tags: list[Tag],
 
 
 def _refuse_further_parts(repository: Repository, purged: Purged, confirmed: ConfirmedPurge, deleted_tags: int) -> None:
-    """Raise PurgeTargetChanged if a purge deletes parts that a person has not seen, such as those of a push since then.
+    """Raise PurgeTargetChanged if a purge would delete parts that a person has not confirmed, such as those of a later push.
 
-    A part that stays because something needs it since then is no reason: the result names it.
+    A confirmed part that stays, because something needs it now, does not refuse the purge: the result names it.
     """
     further = sorted({*purged.manifests, *purged.blobs} - confirmed.parts)
     if further:
@@ -452,9 +455,9 @@ def _refuse_further_parts(repository: Repository, purged: Purged, confirmed: Con
         )
 
 
-def _listed(tags: Sequence[Tag] | Sequence[Digest]) -> str:
-    more = f" and {len(tags) - MAX_LISTED} more" if len(tags) > MAX_LISTED else ""
-    return (", ".join(map(str, tags[:MAX_LISTED])) or "no tag") + more
+def _listed(named: Sequence[Tag] | Sequence[Digest]) -> str:
+    more = f" and {len(named) - MAX_LISTED} more" if len(named) > MAX_LISTED else ""
+    return (", ".join(map(str, named[:MAX_LISTED])) or "no tag") + more
 
 
 def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow:

@@ -1,14 +1,16 @@
 """Search over repositories, tags and digests by the beginning of their names, within what the caller may read.
 
 Each search is a range of an index and has limits: what the caller may not read is looked at as well, and is neither returned
-nor counted. Tags have no index over all repositories, so the search looks into some of them at a time and says where it goes on.
+nor counted. Tags have no index over all repositories, so the search looks into some of them at a time and says where it goes on:
+after a repository that the caller may read, because the next page has its name.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from boltseal.errors import Invalid, quote
@@ -56,10 +58,11 @@ class Found:
 
 
 class Search:
-    """Searches one store."""
+    """Searches one store. `looked_into`: into how many repositories it looks for tags at a time."""
 
-    def __init__(self, database: Metadata) -> None:
+    def __init__(self, database: Metadata, looked_into: int = LOOKED_AT) -> None:
         self._database = database
+        self._looked_into = looked_into
 
     async def find(self, text: str, may_read: Callable[[str], bool], after: str = "") -> Found:
         """Return what begins with a text. `after`: the repository after which tags are sought.
@@ -70,18 +73,24 @@ class Search:
             raise SearchInvalid(
                 f"cannot search for {quote(text, 60)}; expected the beginning of a repository, a tag or a digest"
             )
-        return await self._database.read(lambda snapshot: _find(snapshot, text, may_read, after))
+        most = self._looked_into
+        found = await self._database.read(lambda snapshot: _find(snapshot, text, may_read, after, most))
+        while found.following is not None and not found.looked_into:  # a repository that the caller may not read
+            query = partial(_tags, text=text, may_read=may_read, after=found.following, most=most)
+            tags, following, looked_into = await self._database.read(query)
+            found = replace(found, tags=tuple(tags), following=following, looked_into=looked_into)
+        return found
 
 
-def _find(snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after: str) -> Found:
+def _find(snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after: str, most: int) -> Found:
     images, more_images = _images(snapshot, text, may_read)
     name, colon, tag = text.rpartition(":")
     if colon and not text.startswith("sha256:"):
-        tags = page_queries.tags_from(snapshot, [name], tag, SHOWN) if may_read(name) else []
-        return Found(tags=tuple(tags), images=images, more=more_images)
+        tags = page_queries.tags_from(snapshot, [name], tag, SHOWN + 1) if may_read(name) else []
+        return Found(tags=tuple(tags[:SHOWN]), images=images, more=more_images or len(tags) > SHOWN)
     begun = page_queries.repositories_from(snapshot, text, "", LOOKED_AT)
     repositories = [each for each in begun if may_read(each)]
-    tags, following, looked_into = _tags(snapshot, text, may_read, after)
+    tags, following, looked_into = _tags(snapshot, text, may_read, after, most)
     return Found(
         tuple(repositories[:SHOWN]),
         tuple(tags),
@@ -93,12 +102,15 @@ def _find(snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after:
 
 
 def _tags(
-    snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after: str
+    snapshot: Snapshot, text: str, may_read: Callable[[str], bool], after: str, most: int
 ) -> tuple[list[TagAt], str | None, int]:
-    """Return tags of the next repositories, the one after which the search goes on, and how many it looked into."""
+    """Return tags of the next `most` repositories, the one after which the search goes on, and how many it looked into.
+
+    If it looked into none, the caller may not read the one after which it goes on.
+    """
     if "/" in text or "@" in text or ":" in text:
         return [], None, 0
-    names = page_queries.repositories_from(snapshot, "", after, LOOKED_AT)
+    names = page_queries.repositories_from(snapshot, "", after, most)
     readable = [name for name in names if may_read(name)]
     found = page_queries.tags_from(snapshot, readable, text, SHOWN + 1)
     if len(found) > SHOWN:
@@ -107,7 +119,9 @@ def _tags(
         if whole:  # the next page begins with the repository that did not fit
             return whole, whole[-1].repository, len(readable)
         return found[:SHOWN], last, len(readable)
-    return found, names[-1] if len(names) == LOOKED_AT else None, len(readable)
+    if len(names) < most:
+        return found, None, len(readable)
+    return found, (readable or names)[-1], len(readable)
 
 
 def _images(snapshot: Snapshot, text: str, may_read: Callable[[str], bool]) -> tuple[tuple[FoundImage, ...], bool]:

@@ -7,6 +7,7 @@ is listed by name alone, which needs no more than an index.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +27,11 @@ from boltseal.server.storage.metadata.tag_row import TagRow
 from boltseal.server.storage.metadata.tag_states import StoredTag
 
 MAX_SORTED: Final = 100_000
+"""A repository with more tags is listed by name alone."""
 MAX_KEPT: Final = 200_000
-"""Names of tags that this process keeps in order, of all repositories."""
+"""Names of tags that this process keeps in order, of all repositories together."""
 MAX_LINES: Final = 40
+"""Version lines of a repository that a page links to, the newest ones."""
 MAX_IMAGES: Final = 500
 """Images of indexes whose sizes one page reads."""
 
@@ -51,9 +54,9 @@ class VersionLine:
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """What is known of a tag's image. `size_bytes`: of config and layers as they are stored, of an index those of its largest image.
+    """What is known of a tag's image. `size_bytes`: of config and layers as they are stored; of an index: of its largest image.
 
-    None: not known. `pulled_us`: the last pull, recorded for mirrored repositories only.
+    A value None is not known. `pulled_us`: the last pull, recorded for mirrored repositories only.
     """
 
     size_bytes: int | None
@@ -84,7 +87,10 @@ class ListedTag:
 
 @dataclass(frozen=True, slots=True)
 class TagListPage:
-    """A page of tags. `order`: the one in force. `lines`: the newest version lines of the repository. `tags`: how many it has; None: not counted."""
+    """A page of tags. `order`: the order that was used. `lines`: the newest version lines of the repository.
+
+    `tags`: how many tags the repository has; None: not counted.
+    """
 
     order: TagOrder
     listed: tuple[ListedTag, ...]
@@ -95,7 +101,7 @@ class TagListPage:
 
 @dataclass(frozen=True, slots=True)
 class PageAfter:
-    """Where a page begins: after this tag; "" for the first page. `changed_us`: of that tag, for the order by time."""
+    """The tag after which a page begins; "" for the first page. `changed_us`: of that tag, for the order by time."""
 
     name: str = ""
     changed_us: int = 0
@@ -134,7 +140,7 @@ class _Sorted:
 
 
 def _below(ascending: Sequence[_Key], key: _Key | None, wanted: int) -> list[_Key]:
-    """Return the next ones below a key, the highest first; None: from the highest on."""
+    """Return the next values below a key, the highest first. `key` None: from the highest one on."""
     end = len(ascending) if key is None else bisect_left(ascending, key)
     return list(reversed(ascending[max(0, end - wanted) : end]))
 
@@ -146,6 +152,7 @@ class TagLists:
         self._max_sorted = max_sorted
         self._database = database
         self._kept: OrderedDict[int, tuple[TagsStamp, _Sorted]] = OrderedDict()
+        self._lock = threading.Lock()
 
     async def page(
         self, repository: Repository, order: TagOrder, after: PageAfter, n: int, line: str | None = None
@@ -224,11 +231,10 @@ class TagLists:
         found = self._kept.get(number)
         if found is None or found[0] != stamp:
             found = (stamp, _Sorted(page_queries.tag_times(snapshot, number)))
-            # Another thread may do the same now: then one of two equal values stays.
-            self._kept[number] = found
-            kept = list(self._kept.items())
-            while sum(len(each) for _, (_, each) in kept) > MAX_KEPT:
-                self._kept.pop(kept.pop(0)[0], None)
+            with self._lock:  # another thread may have done the same meanwhile: one of the two equal values stays
+                self._kept[number] = found
+                while sum(len(each) for _, each in self._kept.values()) > MAX_KEPT:
+                    self._kept.popitem(last=False)
         return found[1]
 
 
@@ -253,13 +259,15 @@ def _images(
         digest: parse_chain(text) for digest, text in layer_chain_table.documents(snapshot, repository, digests).items()
     }
     parts = {digest: [image.digest for image in chain.images or ()] for digest, chain in chains.items()}
-    within = [part for some in parts.values() for part in some][:MAX_IMAGES]
+    within = [part for some in parts.values() for part in some]
+    left_out, within = set(within[MAX_IMAGES:]), within[:MAX_IMAGES]
     sizes = page_queries.image_sizes(snapshot, number, sorted({*digests, *within}))
     pulls = page_queries.last_pulls(snapshot, number, digests)
 
     def image_of(digest: str) -> ListedImage:
         chain = chains.get(digest, ChainDocument())
-        known = [sizes[each] for each in (digest, *parts.get(digest, ())) if each in sizes]
+        all_parts = (digest, *parts.get(digest, ()))
+        known = [] if left_out.intersection(all_parts) else [sizes[each] for each in all_parts if each in sizes]
         return ListedImage(max(known, default=None), _platforms(chain), pulls.get(digest))
 
     return image_of

@@ -52,7 +52,7 @@ _LOOKED_AT: Final = 8
 COMPARED_FOR_S: Final = 20.0
 """How long a running server that signs nothing relies on its last comparison with the owner object."""
 _TRIES: Final = 5
-"""How often a statement or a take-over begins again because the registry's servers wrote theirs meanwhile."""
+"""How often a statement or a take-over begins again because servers of the registry wrote their statements meanwhile."""
 _is_id = re.compile(r"[0-9a-f]{32}").fullmatch
 
 _log = structlog.get_logger(__name__)
@@ -75,7 +75,7 @@ class OwnerUnreachable(Unavailable):
 
 
 class StatedOtherwise(Unavailable):
-    """The owner object states another checkpoint of this log, which `stated` is, so this one must not be signed."""
+    """The owner object states another checkpoint of this log (`stated`), so this one must not be signed."""
 
     def __init__(self, stated: Checkpoint, message: str) -> None:
         super().__init__(message)
@@ -94,7 +94,7 @@ class BucketOwner:
         self.lost: str | None = None
         """Why nothing may be written: another registry has the bucket, as of the last comparison; None: this one has it."""
         self._seen: SmallObject | None = None
-        """The owner object as this process wrote it last, if nothing was found to have replaced it."""
+        """The owner object as this process wrote it last; None before, and after another one was found."""
         self._stating = threading.Lock()
 
     def claim(self) -> None:
@@ -138,7 +138,7 @@ class BucketOwner:
         """State the checkpoint of a log that is about to be signed, if the bucket is still this registry's. One conditional write.
 
         When this returns, the bucket was this registry's at the moment of the write, and every later owner finds the statement.
-        `root_of`: returns the root of this registry's first entries of the log, as many as it is given.
+        `root_of`: returns the root of the first entries of this registry's log; its argument is their number.
         Raises:
             BucketTaken: another registry has the bucket; nothing was written.
             StatedOtherwise: a checkpoint of more entries, or of other entries, was stated before.
@@ -146,14 +146,13 @@ class BucketOwner:
         """
         with self._stating:
             for _ in range(_TRIES):
-                # What this process wrote last needs no look: if it was replaced since, the conditional write fails.
+                # What this process wrote last is not read again: if it was replaced since, the conditional write fails.
                 found, self._seen = self._seen, None
                 if found is None:
                     found = owner_now(self._client)
                     self._compare_running(found)
-                if (
-                    found is None
-                ):  # and no row: a command signs, and no server has started on this bucket, which claims it
+                if found is None:
+                    # There is no row either: a command signs before the first server started, which would claim the bucket.
                     return
                 signing = _statements(found)
                 _compare_statements(signing.get(log), head, root_of)
@@ -232,10 +231,9 @@ class BucketOwner:
             try:
                 self._check_ours()
             except BucketTaken:
-                if (
-                    self.registry() is None
-                ):  # otherwise another server of this registry, or of another one, started meanwhile
+                if self.registry() is None:
                     raise
+                # A server of this registry, or of another one, started meanwhile: compare its object.
             else:
                 row = self._database.write_and_wait(partial(_first_row, registry=new_id()))
                 with suppress(ObjectChanged):  # another server was faster, or the answer to this request was lost
@@ -344,9 +342,8 @@ def take_over(client: ObjectClient, registry: str, shown: str, before: SmallObje
         document = _document(registry, {} if found is None else _statements(found))
         try:
             client.put_if(KEY, document, None if found is None else _version(found))
-        except (
-            ObjectChanged
-        ):  # the owner has signed, another registry was faster, or the answer to this request was lost
+        except ObjectChanged:
+            # The owner has signed, another registry was faster, or the answer to this request was lost.
             found = client.get(KEY, _MOST_BYTES)
             if found is not None and found.content == document:
                 return
@@ -399,7 +396,9 @@ def _statements(found: SmallObject) -> dict[str, Checkpoint]:
 
 def _compare_statements(stated: Checkpoint | None, head: Checkpoint, root_of: Callable[[int], bytes]) -> None:
     """Check that a checkpoint continues the one that was stated last. Raises: StatedOtherwise."""
-    if stated is None or stated.origin != head.origin:  # the first one, or that of a ledger which was recovered
+    if (
+        stated is None or stated.origin != head.origin
+    ):  # the first checkpoint, or the first after a recovery of the ledger
         return
     if stated.size > head.size:
         raise StatedOtherwise(

@@ -1,4 +1,4 @@
-"""A part of garbage collection, after which another request, perhaps of another process, continues."""
+"""A part of garbage collection: another request, perhaps to another process, continues after it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 from boltseal.server.storage.metadata.blob_reviews import Review
 
 PART_S: Final = 5.0
-"""After so many seconds a part ends. A client waits for the answer, and another process for the lease."""
+"""How long a part lasts at most: a client waits for its answer, and other processes for the lease."""
 
 
 class ReviewPosition(NamedTuple):
-    """The review after which a part begins; `after` None: at the first. `failed`: among those that failed the last time."""
+    """The review after which a part begins; `after` None: at the first one. `failed`: among the reviews that failed the last time."""
 
     failed: bool = False
     after: Review | None = None
@@ -23,12 +23,12 @@ FROM_THE_FIRST: Final = ReviewPosition()
 
 
 class Part:
-    """How much is done at once. Between two transactions the work asks `ends`, and returns if so.
+    """The limits of one part, in items and seconds. Between two transactions the work calls `ends`, and returns if that is true.
 
     Attributes:
-        count: how many items there are; the caller counts them.
-        ended: whether the work returned before all was done.
-        reviewed: up to where the reviews were done, if it returned there.
+        count: how many items the work has yielded; the caller counts them.
+        ended: whether the work returned before everything was done.
+        reviewed: the position among the reviews, if the work returned between two of them.
     """
 
     def __init__(
@@ -42,6 +42,6 @@ class Part:
         self.reviewed = FROM_THE_FIRST
 
     def ends(self) -> bool:
-        """Return whether the work has to return now."""
+        """Return whether the work has to return now, and remember that in `ended`."""
         self.ended = self.count >= self._limit or self._monotonic_s() >= self._until_s
         return self.ended

@@ -64,7 +64,7 @@ NOTED_FOR_US: Final = 30 * 24 * 3600 * 1_000_000
 WITHOUT_BYTES_FOR_US: Final = 3600 * 1_000_000
 TOTALS_LEASE: Final = "totals"
 CLEANUP_LEASE: Final = "tidy-up"
-"""Of the processes of a store, the one that has it collects: the hourly cleanup, or a request to the admin API."""
+"""Held by the one process of a store that collects garbage: for the hourly cleanup, or for a request to the admin API."""
 BATCH: Final = 32
 REVIEWS_AT_ONCE: Final = 500
 ROWS_AT_ONCE: Final = 500
@@ -82,6 +82,12 @@ REPOSITORY_BLOB: Final = "repository-blob"
 HIDDEN_BLOB: Final = "hidden-blob"
 KEPT: Final = "kept"
 FAILED: Final = "failed"
+_OTHER_STATUS: Final[Mapping[str, Literal["hidden", "kept", "failed"]]] = {
+    HIDDEN_BLOB: "hidden",
+    KEPT: "kept",
+    FAILED: "failed",
+}
+"""The status of items that are not removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +113,7 @@ class GarbageItem:
     @property
     def status(self) -> Literal["removed", "hidden", "kept", "failed"]:
         """What is done with it, or would be."""
-        match self.what:
-            case "failed":
-                return "failed"
-            case "kept":
-                return "kept"
-            case "hidden-blob":
-                return "hidden"
-            case _:
-                return "removed"
+        return _OTHER_STATUS.get(self.what, "removed")
 
 
 def collect(
@@ -143,7 +141,7 @@ def collect_reviewed(
     """Do the reviews that are due; those that failed the last time come last. Blocks.
 
     A blob that the store can't look at or delete is an item with the reason, and is tried again an hour later.
-    `start`: the review after which to begin. `part`: end with it, after some reviews, at its `reviewed`; None: do all.
+    `start`: the review after which to begin. `part`: return when it ends, and set its `reviewed`; None: do all reviews.
 
     Raises: StoreBroken: the store failed for `FAILURES_IN_A_ROW` blobs. Unavailable. The rest is left for the next run.
     """

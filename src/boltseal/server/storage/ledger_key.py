@@ -1,12 +1,13 @@
 """The ledger's signing key and its high-water mark, in `<data>.keys/` (mode 0700), beside the data folder.
 
     ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; a reader of the file can sign for this ledger
+    ledger.key.next   during a rotation, the key that follows; in force once the mark has its signature as the last one
     ledger.mark   the checkpoint that was signed last, as a note; with `[storage.mark]` it is elsewhere (`ledger_mark`)
     ledger.lock   locked by the process of a store that signs
     ledger.mark.lock   locked while the mark is replaced
     ledger.tags.doubt, ledger.witnesses.doubt   why the ledger takes no entries, until that is resolved; most stores have none
     ledger.witnesses   what each witness stated last (`witness_statements`); only where there are witnesses
-    observations.key, .mark, .lock, .mark.lock   the same for the log of observations
+    observations.key, .key.next, .mark, .lock, .mark.lock   the same for the log of observations
     witness.lock  locked by the process of a store that talks to witnesses
 
 The mark is durable before a checkpoint is published, so it knows at least as much as any copy of the data: a data folder
@@ -21,7 +22,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,7 @@ class LedgerKeys:
         self.folder = folder
         self._name = name
         self._key, self._lock, self._change = f"{name}.key", f"{name}.lock", f"{name}.change.lock"
+        self._next = f"{self._key}.next"
         self._disk = disk or Disk()
         self._marks = marks or (lambda log: FileMark(folder / f"{log}.mark", self._disk))
         self._mark = self._marks(name)
@@ -112,14 +114,21 @@ class LedgerKeys:
 
     def key(self) -> SigningKey | None:
         """Return the signing key, None if there is none. Raises: LedgerKeyUnreadable."""
-        text = self._read(self._key)
+        return self._read_key(self._key)
+
+    def next_key(self) -> SigningKey | None:
+        """Return the key that `put_next_key` has written last, None if `put_key` was called since. Raises: LedgerKeyUnreadable."""
+        return self._read_key(self._next)
+
+    def _read_key(self, name: str) -> SigningKey | None:
+        text = self._read(name)
         if text is None:
             return None
         try:
             return SigningKey.parse(text.decode("ascii").strip())
         except (KeyInvalid, UnicodeDecodeError) as error:
             reason = error.message if isinstance(error, BoltsealError) else "it is not text"
-            raise LedgerKeyUnreadable(f"{self.folder.name}/{self._key} is no ledger key: {reason}") from error
+            raise LedgerKeyUnreadable(f"{self.folder.name}/{name} is no ledger key: {reason}") from error
 
     def mark(self) -> bytes | None:
         """Return the note of the checkpoint that was signed last, None if there is none.
@@ -131,6 +140,12 @@ class LedgerKeys:
     def put_key(self, key: SigningKey) -> None:
         """Replace the signing key. Raises: LedgerKeyUnreadable."""
         self._write(self._key, f"{key.private_text()}\n".encode("ascii"))
+        with suppress(OSError):
+            (self.folder / self._next).unlink()
+
+    def put_next_key(self, key: SigningKey) -> None:
+        """Write the key that a rotation puts into force. Raises: LedgerKeyUnreadable."""
+        self._write(self._next, f"{key.private_text()}\n".encode("ascii"))
 
     def put_mark(self, note: bytes, *, before: bytes | None) -> None:
         """Replace the mark, if it is still what `mark` returned; durable when this returns.

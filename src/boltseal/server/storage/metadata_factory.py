@@ -93,7 +93,9 @@ def open_metadata(
     if storage.database is not None:
         serving = Serving(stale_s, __version__, HEAD_REVISION) if serves else None
         generation = open_generation(storage, stale_s, serving)
-        return postgres.open_database(storage.database, generation, clock, why_closed=lambda: generation.refused)
+        database = postgres.open_database(storage.database, generation, clock, why_closed=lambda: generation.refused)
+        database.taken_away = generation.taken_away
+        return database
     if clock is None:
         raise AssertionError("SQLite has no clock of its own")
     return sqlite.open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)

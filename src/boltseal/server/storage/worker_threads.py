@@ -80,7 +80,8 @@ class WorkerPool:
     def launch(self, work: Callable[..., object], *arguments: object) -> asyncio.Future[Any]:
         """Run `work` in a thread and return its future. Called on the event loop's thread. Raises: Unavailable: the pool is closed."""
         if self._closed:
-            raise Unavailable("the registry is shutting down; try again")  # a request that outlives its server
+            # A request outlives its server.
+            raise Unavailable("the registry is shutting down; try again")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(work, arguments, future))
         if len(self._threads) < self._most:

@@ -14,16 +14,16 @@ from boltseal.server.auth.caller import LoginNeeded
 
 
 class ApiReads:
-    """The reads among these routes, by their names."""
+    """Calls the GET routes among these, by their names."""
 
     def __init__(self, access: Access, routes: Iterable[Route]) -> None:
         self._access = access
         self._routes = {route.name: route for route in routes if route.method == "GET"}
 
     async def read(self, request: Request, name: str, **given: object) -> Any:
-        """Return the answer of a route to the caller of a request. `given`: its query; a value None is left out.
+        """Return the answer of a route to the caller of a request. `given`: its query, without the values that are None.
 
-        Raises: as the route does for lack of rights and for a wrong query.
+        Raises: LoginNeeded, Denied; RequestInvalid: of the query; the errors of the route.
         """
         route = self._routes[name]
         asked = route.convert({key: value for key, value in given.items() if value is not None})
@@ -31,12 +31,12 @@ class ApiReads:
         return await route.handler(request, asked)
 
     async def read_allowed(self, request: Request, name: str, **given: object) -> Any:
-        """Return the answer of a route, None if the caller may not call it."""
+        """Return the answer of a route; None if the caller may not call it."""
         try:
             return await self.read(request, name, **given)
         except (LoginNeeded, Denied):
             return None
 
     def check(self, request: Request, right: Right, asked: Any = None) -> None:
-        """Check a right for a use case that is no route. Raises: LoginNeeded, Denied."""
+        """Check a right for a use case that has no route. Raises: LoginNeeded, Denied."""
         check_right(self._access, request, right, asked)

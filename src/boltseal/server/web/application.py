@@ -9,7 +9,7 @@
     GET  /ui/account            who is logged in, groups, sessions
     POST /ui/logout             ends this session
     POST /ui/logout-everywhere  ends all sessions of this user, at every server
-    GET  /ui/static/...         scripts and styles; /ui/verify.html: a page to keep (`server.web.static_files`)
+    GET  /ui/static/...         scripts and styles; /ui/verify.html: a page to save on disk (`server.web.static_files`)
     GET  /ui/ledger/...         the ledger, for the scripts (`server.web.page_ledger`)
 
 A session is a login for pages alone: `/v2/` and `/api/v1/` ignore cookies, which browsers send with requests that pages of
@@ -42,9 +42,9 @@ from boltseal.server.auth.page_sessions import (
     random_cookie,
 )
 from boltseal.server.auth.person_logins import PersonLogins, ProviderAnswer, StateInvalid
+from boltseal.server.web import formats
 from boltseal.server.web.cookies import LOGIN, SESSION, Cookies
 from boltseal.server.web.form_requests import ACCOUNT, read_form, return_address
-from boltseal.server.web.formats import address
 from boltseal.server.web.page_ledger import LEDGER_PREFIX, PageLedger
 from boltseal.server.web.pages import FORMS, NAVIGATION, PAGES
 from boltseal.server.web.pages.context import FormPage, NotDone, PageContext, RegistryPage, Viewer
@@ -148,7 +148,7 @@ class Pages(HttpApplication):
         """Return the page of an error; for lack of a login the way to the form."""
         response = super()._refusal(request, error)
         if isinstance(error, LoginNeeded) and request.method in ("GET", "HEAD"):
-            return redirect(address(LOGIN_PATH, return_to=self._page_to_return_to(request)))
+            return redirect(formats.address(LOGIN_PATH, return_to=self._page_to_return_to(request)))
         heading = HTTPStatus(response.status).phrase
         link = LOGIN_PATH if response.status == 401 else ""
         extra = error_headers(error)
@@ -163,7 +163,7 @@ class Pages(HttpApplication):
         )
 
     def _page_to_return_to(self, request: Request) -> str:
-        """Return the address of the page that was asked for, to come back to after a login; the login checks it."""
+        """Return the address of the requested page, to which the browser returns after a login; the login checks it."""
         path: str = request.scope["path"]
         query = request.scope["query_string"].decode("latin-1")
         if path not in PAGES:
@@ -178,7 +178,7 @@ class Pages(HttpApplication):
         except LoginNeeded as error:
             if session is None and self._access.required():
                 raise
-            raise Denied(error.message) from error  # a login would not help
+            raise Denied(error.message) from error  # the caller has logged in already, or the registry has no logins
 
     async def _change(self, request: Request, page: FormPage) -> Response:
         """Return the page that follows a form of the registry; the form again with the reason if it was refused."""

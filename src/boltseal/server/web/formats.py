@@ -10,6 +10,7 @@ _STEPS: Final = ((60, 1, "second"), (3600, 60, "minute"), (86_400, 3600, "hour")
 _MONTH_S: Final = 30 * 86_400
 _YEAR_S: Final = 365 * 86_400
 SHORT_HEX: Final = 12
+"""Digits of a shortened digest."""
 
 
 def address(path: str, **parameters: str | None) -> str:
@@ -20,7 +21,7 @@ def address(path: str, **parameters: str | None) -> str:
 
 
 def size_text(size_bytes: int | None) -> str:
-    """Return a size as people read it, "not known" for None."""
+    """Return a size in decimal units, such as `1.5 MB`; `not known` for None."""
     if size_bytes is None:
         return "not known"
     if size_bytes < 1000:
@@ -34,13 +35,16 @@ def size_text(size_bytes: int | None) -> str:
 
 
 def second_of(time: str) -> str:
-    """Return a time such as 2026-11-24T08:29:01.123456Z to the second."""
+    """Return a time such as 2026-11-24T08:29:01.123456Z without its fraction: `2026-11-24 08:29:01 UTC`."""
     return f"{time[:19].replace('T', ' ')} UTC"
 
 
 def relative(time: str, now_us: int) -> str:
-    """Return a time relative to now, such as `3 hours ago` or `in 2 days`."""
-    moment = datetime.fromisoformat(time)
+    """Return a time relative to now, such as `3 hours ago` or `in 2 days`. Hosts report times, and may have reported others."""
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        return "not a time"
     seconds = now_us // 1_000_000 - int(moment.astimezone(UTC).timestamp())
     away = abs(seconds)
     if away < 5:
@@ -56,6 +60,6 @@ def _many(number: int, word: str) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """Return the beginning of a digest, which the search accepts."""
+    """Return a digest shortened to `SHORT_HEX` digits, which the search accepts."""
     algorithm, _, digits = digest.partition(":")
     return f"{algorithm}:{digits[:SHORT_HEX]}"

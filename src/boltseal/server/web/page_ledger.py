@@ -2,10 +2,10 @@
 
     /ui/ledger/checkpoint              the newest checkpoint
     /ui/ledger/tile/<L>/<N>[.p/<W>]    hashes
-    /ui/ledger/receipt/<index>         one entry with its proof; people download it
+    /ui/ledger/receipt/<index>         one entry with its proof, as a download
 
-The rights are those of `/ledger/` (`server.api.ledger`). Bundles of entries are not served here. The log of observations is under
-`/ui/ledger/observations/`.
+The rights are those of `/ledger/` (`server.api.ledger`). Bundles of entries are not served here. The log of observations has the
+same paths below `/ui/ledger/observations/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_DIGITS: Final = 18
 
 
 class PageLedger:
-    """Reads both logs for the caller of a request, which is set already. `public`: hashes and checkpoint need no login."""
+    """Reads both logs for the caller that a request already has. `public`: hashes and checkpoint need no login."""
 
     def __init__(self, ledger: Ledger, observed: Ledger, access: Access, *, public: bool) -> None:
         self._ledger = ledger

@@ -52,7 +52,7 @@ class Templates:
         }
 
     def share(self, **values: Any) -> None:
-        """Give all pages these values."""
+        """Pass these values to the templates of all pages."""
         self._environment.globals |= values
 
     def page(self, name: str, *, status: int = 200, extra: Headers = (), **values: Any) -> Response:

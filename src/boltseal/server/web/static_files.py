@@ -1,10 +1,10 @@
-"""The scripts and the icon of pages, and the page that people keep on their disk to check proofs.
+"""The scripts and the icon of pages, and the page that people save on their disk to check proofs.
 
-    /ui/static/<version>/<name>    the file under its version, which is the hash of all of them: cacheable for ever
-    /ui/static/<name>              the same file now, cacheable for five minutes
-    /ui/verify.html                a download: a copy that is opened at its server would check that server with its own code
+    /ui/static/<version>/<name>    the file under its version, which is a hash of all files: cacheable for ever
+    /ui/static/<name>              the current file, cacheable for five minutes
+    /ui/verify.html                a download: opened at its server, it would check that server with that server's code
 
-The version is in the folder, so that a script that imports another one gets it of the same version. The files are the same for
+The version is a folder, so that a script imports another one in the same version. The files are the same for
 every client and need no login. Nothing is compiled: what is served is what is in the package.
 """
 
@@ -31,7 +31,7 @@ _DOWNLOAD: Final[Headers] = ((b"content-disposition", b'attachment; filename="bo
 
 
 class StaticFiles:
-    """The files, read once."""
+    """The files, read once; `verify.html` at each request."""
 
     def __init__(self) -> None:
         self._files = {name: (FOLDER / name).read_bytes() for name in _TYPES}
@@ -50,6 +50,6 @@ class StaticFiles:
         return responses.with_body(body, _TYPES[name], cache_control=_FOR_EVER if slash else _FIVE_MINUTES)
 
     def verify_page(self) -> Response:
-        """Return the page for the disk, as a download."""
+        """Return `verify.html`, as a download."""
         body = (FOLDER / VERIFY_PAGE).read_bytes()
         return responses.with_body(body, HTML, cache_control=_FIVE_MINUTES, extra=(*PAGE_HEADERS, *_DOWNLOAD))

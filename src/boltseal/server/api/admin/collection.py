@@ -16,13 +16,13 @@ GC: Final = "gc"
 
 
 class Collect(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which part to do. `limit`: about so many items; what one transaction deletes is in one part."""
+    """Which part to do. `limit`: about how many items; what one transaction deletes is in one part."""
 
     dry_run: Annotated[bool, Meta(description="Only return what would be deleted.")] = False
 
 
 class CollectedItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that nothing needs, and what became of it."""
+    """Something that is not needed, and what was done with it."""
 
     what: Annotated[
         str,

@@ -33,6 +33,7 @@ from boltseal.server.storage.coordination.replica_rows import (
     Serving,
     now_s,
 )
+from boltseal.server.storage.coordination.taken_away import READ_NUMBER, TakenAway
 
 POLL_S: Final = 0.05
 VALID_S: Final = 0.15
@@ -48,7 +49,6 @@ _RAISE: Final = (
     "INSERT INTO generation (id, number) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET number = generation.number + ? "
     "RETURNING number, (SELECT coalesce(max(stale_ms), 0) FROM replica)"
 )
-_READ: Final = "SELECT number FROM generation WHERE id = 1"
 
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +75,7 @@ class DatabaseGeneration:
     def __init__(self, address: str, serving: Serving | None = None, *, stale_s: float = 0.0) -> None:
         self._session = LockSession(address, direct=serving is not None)
         self._waiting = LockSession(address, direct=False)
+        self.taken_away: Final = TakenAway(self._waiting)
         self._serving = serving
         self._longest_s = stale_s
         self._own = None if serving is None else OwnRow(self._session, serving)
@@ -152,7 +153,7 @@ class DatabaseGeneration:
         if self.refused is not None:
             return
         asked_s = now_s()
-        rows, connection = self._session.rows(_READ, within_s=ANSWER_S)
+        rows, connection = self._session.rows(READ_NUMBER, within_s=ANSWER_S)
         number = int(rows[0][0] or 0) if rows else 0
         stale_until_s = self._stated.stale_until_s if number == self._stated.number else 0.0
         self._confirmed = _Confirmed(connection * PER_CONNECTION + number, asked_s, asked_s + VALID_S, stale_until_s)

@@ -29,6 +29,7 @@ import structlog
 
 from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation, Lease, Wait
+from boltseal.server.storage.coordination.taken_away import TakenAway
 from boltseal.server.storage.metadata.protocol import (
     LEDGER,
     TAGS,
@@ -123,6 +124,7 @@ class SqlMetadata:
         self.confirmed: ContextVar[Lease | None] = ContextVar("confirmed", default=None)
         """The lease under which this thread or task works."""
         self.no_space_at_s: float | None = None
+        self.taken_away: TakenAway | None = None
         self._in_doubt = False
         """Whether a COMMIT of which nothing is known may still take effect. Until the next one the generation stays odd."""
         self.lookups = driver.lookups()
@@ -194,9 +196,8 @@ class SqlMetadata:
         except RuntimeError as error:
             if not self._closed:
                 raise
-            raise Unavailable(
-                "the registry is shutting down; try again"
-            ) from error  # a request that outlives its server
+            # A request outlives its server.
+            raise Unavailable("the registry is shutting down; try again") from error
 
     def close(self) -> None:
         """Finish the jobs that were handed in, then close every connection. Idempotent."""

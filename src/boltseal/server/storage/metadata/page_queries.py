@@ -17,11 +17,12 @@ from boltseal.server.storage.metadata.schema import blob, link, manifest, pulled
 from boltseal.server.storage.metadata.tag_states import StoredTag
 
 _ABOVE_ASCII: Final = "\x7f"
+"""Follows every character of names and digests, so it ends the range of a prefix."""
 _OWN_BYTES: Final = ("config", "layer")
 
 
 class TagsStamp(NamedTuple):
-    """Differs after every change of a repository's tags, whose rows are never removed. `number`: of rows."""
+    """Differs after every change of a repository's tags, because rows of tags are never removed. `number`: of rows."""
 
     number: int
     changed_us: int
@@ -61,7 +62,7 @@ def repository_number(snapshot: Snapshot, name: str) -> int | None:
 
 
 def tags_stamp(snapshot: Snapshot, repository_id: int) -> TagsStamp:
-    """Return what differs after every change of a repository's tags. Reads all of its rows, in the database alone."""
+    """Return the stamp of a repository's tags. The database reads all of its rows, and returns one."""
     query = select(
         func.count(), func.coalesce(func.max(tag.c.changed_us), 0), func.coalesce(func.max(tag.c.entry_index), -1)
     )
@@ -77,7 +78,7 @@ def tag_times(snapshot: Snapshot, repository_id: int) -> list[TagTime]:
 
 
 def image_sizes(snapshot: Snapshot, repository_id: int, digests: Collection[str]) -> dict[str, int]:
-    """Return for each image manifest the bytes of its config and layers, as they are stored; others are left out."""
+    """Return the stored bytes of config and layers of each image manifest, by digest; other manifests are left out."""
     found: dict[str, int] = {}
     held = and_(blob.c.repository_id == link.c.repository_id, blob.c.digest == link.c.child)
     query = select(link.c.parent, func.sum(blob.c.size)).join(blob, held).group_by(link.c.parent)
@@ -89,7 +90,7 @@ def image_sizes(snapshot: Snapshot, repository_id: int, digests: Collection[str]
 
 
 def last_pulls(snapshot: Snapshot, repository_id: int, digests: Collection[str]) -> dict[str, int]:
-    """Return when manifests were pulled last, by digest, as far as that was recorded."""
+    """Return when each manifest was pulled last, by digest; those without a record are left out."""
     found: dict[str, int] = {}
     query = select(pulled.c.digest, pulled.c.pulled_us).where(pulled.c.repository_id == repository_id)
     for some in batches(digests, IN_AT_ONCE):

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from boltseal.server.storage.coordination.protocol import Generation, Lease
+from boltseal.server.storage.coordination.taken_away import TakenAway
 from boltseal.server.storage.metadata.sql import SqlStatements
 
 T = TypeVar("T")
@@ -368,6 +369,9 @@ class Metadata(Protocol):
     """Looks at what a new connection reads, which may be to another server of the database. Called in any thread; must not raise."""
     no_space_at_s: float | None
     """When the database last had no space for a write, by the monotonic clock; None: never in this process."""
+
+    taken_away: TakenAway | None
+    """What servers of the registry may still answer although it was deleted; None: no other process caches answers after a COMMIT."""
 
     confirmed: ContextVar[Lease | None]
     """The lease that each write confirms in its own transaction, by the thread or task that asks for the write; see `fenced_writes`."""

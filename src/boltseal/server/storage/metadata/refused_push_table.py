@@ -18,7 +18,7 @@ from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.refused_schema import refused_push
 
 SPARE: Final = 20
-"""One of so many places is made free at once."""
+"""From a full table, one row of so many is deleted at once, so that the next pushes fit."""
 
 
 class RefusedPush(NamedTuple):
@@ -122,10 +122,10 @@ def add(tx: UnitOfWork, push: RefusedPush, when: RefusedTimes, *, repeated: bool
 
 
 def trim(tx: UnitOfWork, added: Collection[RefusedPush], most: Bounds) -> None:
-    """Delete the oldest rows beyond the bounds, after rows were added: those of the owners who have the most, there and altogether.
+    """Delete the oldest rows beyond the bounds, after rows were added, of the owners who have the most rows.
 
-    So no group of owners can push out the rows of another one. Where there are too many altogether, a few more go, so that owners are
-    counted once for many new rows.
+    This holds for each repository and for the whole table, so no group of owners can push out the rows of another one. From a full
+    table a few more rows are deleted (`SPARE`), so that owners are counted once for many new rows.
     """
     for owner in sorted({each.owner for each in added}):
         tx.sql.plain(_TRIM_OWNER, (owner, most.owner))
@@ -138,7 +138,7 @@ def trim(tx: UnitOfWork, added: Collection[RefusedPush], most: Bounds) -> None:
     for owner, rows in owners:
         if rows > share:
             tx.sql.plain(_TRIM_OWNER, (owner, share))
-    tx.sql.plain(_TRIM_ALL, (most.total,))  # more owners than rows: the oldest ones go
+    tx.sql.plain(_TRIM_ALL, (most.total,))  # with more owners than places each has one row: delete the oldest of these
 
 
 def expire(tx: UnitOfWork, before_us: int) -> int:

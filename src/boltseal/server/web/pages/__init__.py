@@ -1,7 +1,7 @@
 """The pages of a registry by their paths, the forms among them that change something, and the navigation.
 
 To add one: a function in a module here, a template that extends `base.html` and takes its tables, times and links from
-`parts.html`, a row in `PAGES`, and a row in `NAVIGATION` if it is not reached from another page. `docs/adr` 0078 has the reasons.
+`parts.html`, a row in `PAGES`, and a row in `NAVIGATION` unless another page links to it. ADR 0078 has the reasons.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from boltseal.server.commands.base_states import BaseStates
 from boltseal.server.commands.base_tree import BaseTree, ImageAt, StatedBases, base_tree
 from boltseal.server.commands.image_comparisons import ImageComparisons
 from boltseal.server.registry import Registry
+from boltseal.server.registry.refused_pushes import KEPT_US
 from boltseal.server.storage.metadata.protocol import Log
 from boltseal.server.web.api_changes import ApiChanges
 from boltseal.server.web.api_reads import ApiReads
@@ -31,10 +32,12 @@ from boltseal.server.web.pages.words import EVENTS, REASONS, REBUILD_ENDS
 from boltseal.server.web.rendering import Templates
 
 ROWS: Final = 50
+"""Rows of a list that is paged."""
 SOME: Final = 10
-"""Rows of a list that is a part of a page."""
+"""Rows of a list that is one part of a page among others."""
 UNKNOWN_HOST: Final = "REGISTRY"
-"""Stands in commands for the registry's host where the server does not know it."""
+"""Placeholder for the registry's host in commands that a page shows, where the server does not know its host."""
+REFUSED_DAYS: Final = KEPT_US // 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class NotDone:
 
 
 class OfRepository(msgspec.Struct, frozen=True):
-    """What a right in one repository is checked for."""
+    """The repository for which a right is checked, in place of the query of a route."""
 
     repository: str
 
@@ -92,7 +95,7 @@ class PageContext:
         self._stated = StatedBases()
 
     def page(self, name: str, viewer: Viewer, *, status: int = 200, extra: Headers = (), **values: Any) -> Response:
-        """Return a page from its template, which also gets the viewer, the time and the words of `words`."""
+        """Return a page from its template, which also gets the viewer, the time and the texts of `words`."""
         now_us = self.registry.tag_states.now_us
         return self.templates.page(
             name,
@@ -103,6 +106,7 @@ class PageContext:
             events=EVENTS,
             reasons=REASONS,
             rebuild_ends=REBUILD_ENDS,
+            refused_days=REFUSED_DAYS,
             **values,
         )
 
@@ -122,7 +126,7 @@ class PageContext:
         """Return the upstream that a repository is mirrored from, None for one of this registry and for no valid name."""
         try:
             resolution = self._names.by_name(Repository(name))
-        except BoltsealError:  # the read that follows says so
+        except BoltsealError:  # the read that follows reports it
             return None
         return None if resolution is None or resolution.upstream is None else resolution.upstream.name
 

@@ -8,7 +8,7 @@ from boltseal.server.web.pages.context import ROWS, SOME, PageContext, Viewer
 
 
 async def hosts(pages: PageContext, request: Request, viewer: Viewer) -> Response:
-    """List hosts, or what runs a digest or tag."""
+    """List the hosts; with a digest or tag, where it runs."""
     given = {name: request.query.value(name) or "" for name in ("digest", "repository", "tag")}
     cursor = request.query.value("cursor")
     images = page = releases = None

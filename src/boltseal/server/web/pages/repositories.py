@@ -13,13 +13,14 @@ from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
 from boltseal.server.commands.base_tree import ImageAt
 from boltseal.server.commands.image_details import signed_images
-from boltseal.server.registry.tag_lists import FIRST, NOT_KNOWN, PageAfter, TagListPage, TagOrder
+from boltseal.server.registry.tag_lists import FIRST, MAX_SORTED, NOT_KNOWN, PageAfter, TagListPage, TagOrder
 from boltseal.server.registry.tag_states import mode_of
 from boltseal.server.web.pages.context import ROWS, OfRepository, PageContext, Viewer
 
 BY_VERSION: Final = "tags by version"
 BY_TIME: Final = "tags by time"
 BY_NAME: Final = "tags by name"
+"""The lists in cursors of these pages: a cursor of one order is refused in another one."""
 
 
 async def repositories(pages: PageContext, request: Request, viewer: Viewer) -> Response:
@@ -47,6 +48,7 @@ async def repository(pages: PageContext, request: Request, viewer: Viewer) -> Re
         viewer,
         repository=str.__str__(repository),
         page=page,
+        max_sorted=MAX_SORTED,
         rows=rows,
         signed=await signed_images(pages.registry.tag_lists, repository, sorted(digests)),
         bases={each.at.digest: each.base for each in tree.images},
@@ -60,7 +62,7 @@ async def repository(pages: PageContext, request: Request, viewer: Viewer) -> Re
 async def _mirrored(
     pages: PageContext, request: Request, viewer: Viewer, repository: Repository, upstream: str
 ) -> Response:
-    """List the tags of an upstream's repository that were asked for."""
+    """List the tags of an upstream's repository that clients asked for."""
     cursor = request.query.value("cursor") or ""
     found, more = await pages.registry.observations.tags_of(repository, text_position(BY_NAME, cursor), ROWS)
     served = [str(each.known.serves.digest) for _, each in found if each.known.serves is not None]

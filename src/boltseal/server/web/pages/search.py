@@ -12,10 +12,11 @@ from boltseal.server.registry.search import SearchInvalid
 from boltseal.server.web.pages.context import PageContext, Viewer
 
 FOUND_TAGS: Final = "found tags"
+"""The list in a cursor of this page."""
 
 
 async def search(pages: PageContext, request: Request, viewer: Viewer) -> Response:
-    """Show what begins with a text."""
+    """Show repositories, tags and digests that begin with a text."""
     pages.api.check(request, Right.CATALOG)
     text = (request.query.value("q") or "").strip()
     after = text_position(FOUND_TAGS, request.query.value("cursor") or "")

@@ -33,12 +33,12 @@ RESOLVING: Final = frozenset(
         EntryKind.ACCEPTED,
     }
 )
-"""Entries that record what a tag resolves to; `proof.js` has the same list."""
+"""Kinds of entries that record what a tag resolves to; `static/proof.js` has the same list, and a test compares them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the script of the page checks: that this entry of a log records the digest. `key` "": the server has no key."""
+    """What the script of the page checks: that this entry of a log records the digest. `key` "": the log has no key, or it cannot be read."""
 
     ledger: str
     key: str
@@ -87,7 +87,7 @@ async def tag(pages: PageContext, request: Request, viewer: Viewer) -> Response:
 
 
 async def _observed(pages: PageContext, name: str, tag: str) -> ObservedTag | None:
-    """Return what is known of a tag that is mirrored. The caller may pull it."""
+    """Return what is known of a mirrored tag; None if the repository is not mirrored. The right to pull was checked before."""
     if pages.upstream_of(name) is None:
         return None
     found = await pages.registry.observations.find(Repository(name), Tag(tag))
@@ -97,7 +97,7 @@ async def _observed(pages: PageContext, name: str, tag: str) -> ObservedTag | No
 
 
 def _served(observed: ObservedTag | None) -> str | None:
-    """Return the digest that clients get, which is not the one that is held back."""
+    """Return the digest that clients get, never one that is held back."""
     return None if observed is None or observed.known.serves is None else str(observed.known.serves.digest)
 
 

@@ -1,4 +1,4 @@
-"""The words of pages for values of the ledger and of refusals."""
+"""How pages name kinds of ledger entries and reasons of refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVENTS: Final[Mapping[EntryKind, str]] = {
     EntryKind.REBUILD_REQUESTED: "rebuild requested",
     EntryKind.RELEASED: "released",
 }
-"""Ledger entries in the words of pages."""
+"""Every kind of entry that a page can show; a kind that is missing here would be an internal error."""
 
 REASONS: Final[Mapping[str, str]] = {
     "sealed": "the tag is sealed",
@@ -35,7 +35,7 @@ REASONS: Final[Mapping[str, str]] = {
     "held": "the upstream's change is held back",
     "precondition": "a condition of the request does not hold",
 }
-"""Reasons of refusals in words; others are shown as they are."""
+"""Reasons (`policy.refusals.RefusalReason`) of refused pushes; a page shows any other reason as it is recorded."""
 
 EFFECTS: Final[Mapping[RuleEffect, str]] = {
     RuleEffect.NONE: "none",

@@ -3,7 +3,7 @@
    checkReceipt     a receipt (C2SP tlog-proof), which has everything in one file
    checkEntry       an entry of a ledger over HTTP: its checkpoint, its tiles, the entry (C2SP tlog-checkpoint, tlog-tiles)
 
-   Each returns {outcome, sentence, entry}. There are three outcomes:
+   Each returns {outcome, sentence, entry}; entry is null unless the outcome is "holds", which also has index and size. Outcomes:
 
    holds      every step passed, with the key that the caller gave
    differs    what was received proves no such entry: altered, malformed, of another key, or about another tag or digest
@@ -14,7 +14,8 @@
 
 export const HOLDS = "holds", DIFFERS = "differs", UNKNOWN = "unknown";
 
-const MAX_NOTE_BYTES = 1000000, MAX_RECEIPT_BYTES = 1200000, MAX_ENTRY_BYTES = 65535, MAX_SIGNATURES = 100;
+export const MAX_RECEIPT_BYTES = 1200000;
+const MAX_NOTE_BYTES = 1000000, MAX_ENTRY_BYTES = 65535, MAX_SIGNATURES = 100;
 const HASH_BYTES = 32, TILE_LEVELS = 8, TILE_WIDTH = 256, MAX_TILES = 40;
 const REQUEST_MS = 15000, CHECK_MS = 60000;
 const RECEIPT_HEADER = "c2sp.org/tlog-proof@v1";
@@ -180,7 +181,7 @@ async function openCheckpoint(bytes, key) {
   return {origin, size, root};
 }
 
-/* Entries: one line of JSON in one spelling */
+/* Entries: one line of JSON, which has exactly one valid form */
 
 const KEYS = "v kind time registry repository tag digest type size was previous actor reason salt extra".split(" ");
 const RESOLVING = ["tag.created", "tag.moved", "tag.sealed", "tag.unsealed", "tag.restored", "observed", "accepted"];
@@ -192,7 +193,7 @@ const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
 const DIGEST = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
 const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/u;
 
-/** Parse an entry. Refused is each text that a registry would have written in another way. */
+/** Parse an entry. Refuses every text that a registry would write differently. */
 function parseEntry(bytes) {
   if (bytes.length > MAX_ENTRY_BYTES) {
     throw new Differs("the entry is too long");
@@ -242,7 +243,7 @@ function isTime(text) {
   return moment !== null && moment.getTime() >= 0 && moment.toISOString() === `${match[1]}Z`;
 }
 
-/** Return whether an entry has the names that its kind needs, each in the grammar of OCI. */
+/** Return whether an entry has the repository and tag that its kind needs, each in the grammar of OCI. */
 function isNamed({kind, repository, tag, digest}) {
   const changes = kind.startsWith("tag.");
   if (repository === "") {
@@ -387,7 +388,7 @@ function parseReceipt(bytes) {
 
 /* Requests */
 
-/** Return the first bytes of a body. Raises CouldNotCheck if there are more than `limit`. */
+/** Return a body. Throws CouldNotCheck if it has more than `limit` bytes. */
 async function readBody(response, limit, what) {
   const parts = [], reader = response.body.getReader();
   let length = 0;
@@ -405,7 +406,7 @@ async function readBody(response, limit, what) {
   }
 }
 
-/** Return a function that reads from a ledger: at most `limit` bytes, each request and all together within a time. */
+/** Return a function that reads from a ledger, at most `limit` bytes: each request within REQUEST_MS, all within CHECK_MS. */
 function reader(ledger, credentials) {
   const ends = Date.now() + CHECK_MS;
   return async (path, limit, what) => {
@@ -453,7 +454,7 @@ function checkRow(entry, origin, expected) {
   }
 }
 
-/** Run the steps of a check, and return its result. Whatever is not a proof or a refutation is "could not check". */
+/** Run the steps of a check, and return its result. What neither proves nor refutes is "could not check". */
 async function outcomeOf(steps) {
   try {
     if (globalThis.crypto?.subtle === undefined) {

@@ -6,7 +6,7 @@
    </div>
 
    `data-ledger` is relative to the page. The content that the server wrote is what people without JavaScript see; this script
-   replaces it. What it says comes from code and a key of this server: `verify.html`, opened from disk, needs neither. */
+   replaces it. Its result depends on code and a key of this server; `verify.html`, opened from disk, needs neither. */
 
 import {checkEntry, DIFFERS, HOLDS} from "./proof.js";
 

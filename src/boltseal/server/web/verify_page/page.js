@@ -1,4 +1,4 @@
-import {checkEntry, checkReceipt, DIFFERS, HOLDS, UNKNOWN} from "../static/proof.js";
+import {checkEntry, checkReceipt, DIFFERS, HOLDS, MAX_RECEIPT_BYTES, UNKNOWN} from "../static/proof.js";
 
 /* The form of verify.html */
 
@@ -13,7 +13,7 @@ function show({outcome, sentence}) {
   result.replaceChildren(heading, `: ${sentence}`);
 }
 
-/** Return the address of the ledger of a registry; null if it is no address. */
+/** Return the address of a registry's ledger; null if the registry's address is not valid. */
 function ledgerOf(registry) {
   try {
     const address = new URL(registry.includes("://") ? registry : `https://${registry}`);
@@ -26,10 +26,10 @@ function ledgerOf(registry) {
 async function check() {
   const expected = {repository: typed("repository"), tag: typed("tag"), digest: typed("digest")};
   const key = typed("key"), registry = typed("registry"), file = field("receipt").files[0];
-  const receipt = file === undefined ? null : new Uint8Array(await file.slice(0, 1200001).arrayBuffer());
-  const could = (sentence) => ({outcome: UNKNOWN, sentence});
+  const receipt = file === undefined ? null : new Uint8Array(await file.slice(0, MAX_RECEIPT_BYTES + 1).arrayBuffer());
+  const couldNotCheck = (sentence) => ({outcome: UNKNOWN, sentence});
   if (registry === "" && receipt === null) {
-    return could("Choose a receipt, or type the address of the registry.");
+    return couldNotCheck("Choose a receipt, or type the address of the registry.");
   }
   if (receipt !== null) {
     const offline = await checkReceipt(receipt, key, expected);
@@ -40,13 +40,13 @@ async function check() {
   }
   return /^[0-9]{1,15}$/.test(typed("entry"))
     ? checkAt(registry, key, Number(typed("entry")), expected, null)
-    : could("Type the number of the entry, or choose a receipt.");
+    : couldNotCheck("Type the number of the entry, or choose a receipt.");
 }
 
 function checkAt(registry, key, index, expected, receipt) {
   const ledger = ledgerOf(registry);
   return ledger === null
-    ? {outcome: UNKNOWN, sentence: "The address of the registry is not an address."}
+    ? {outcome: UNKNOWN, sentence: "The address of the registry is not valid; expected such as https://reg.example."}
     : checkEntry({ledger, key, index, expected, receipt});
 }
 
