@@ -13,12 +13,13 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.seal import Identity
 from boltseal.server.auth.actor import ANONYMOUS
-from boltseal.server.registry.evidence_checks import MAX_LAYERS, EvidenceChecks
+from boltseal.server.registry.evidence_checks import EvidenceChecks
 from boltseal.server.registry.manifests import Manifests
 from boltseal.server.registry.models import UNCONDITIONAL, JudgedEvidence, ManifestUpload
 from boltseal.server.registry.required_evidence import EvidenceChanged
 from boltseal.server.registry.tag_refusals import TagUnsigned
 from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.signatures.evidence import MAX_LAYERS
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.simple_signing import SIMPLE_SIGNING
 from tests.bare_registry import OCI, SHOP, BareRegistry, Opener

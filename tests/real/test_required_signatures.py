@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.cli import program
 from tests.real.registry import Registry
 from tests.real.tools import Cosign, Skopeo, Tool, run
 
@@ -119,6 +120,31 @@ def test_an_ed25519_key_that_cosign_imports_verifies(
 
     assert not before
     assert after, text
+
+
+def test_publish_signs_with_cosign_and_gives_the_tag(
+    candidate: str, strict: Registry, cosign: Cosign, tmp_path: Path
+) -> None:
+    """One command has cosign sign an image of a layout, at this registry and at one that requires nothing."""
+    run("skopeo", "copy", "--src-tls-verify=false", f"docker://{candidate}", f"oci:{tmp_path}/image:app").checked()
+    sign = (
+        f"cosign sign --yes --key {cosign.folder}/cosign.key --tlog-upload=false --allow-http-registry "
+        "--allow-insecure-registry --annotations by=publish {image}"
+    )
+    with servers.docker_registry(tmp_path / "peer") as peer:
+        published = [
+            program.run(
+                *("publish", f"oci:{tmp_path}/image:app", f"{address}/shop/app:1.4.2", "--sign", sign),
+                *("--signed-by", f"{cosign.folder}/cosign.pub"),
+                environment={"COSIGN_PASSWORD": ""},
+            )
+            for address in (strict.host, peer.address)
+        ]
+        signers = [cosign.verify(f"{address}/shop/app:1.4.2") for address in (strict.host, peer.address)]
+
+    assert [each.code for each in published] == [0, 0], [each.err for each in published]
+    assert signers == [{"publish"}, {"publish"}]
+    assert candidate.endswith(strict.digest("shop/app", "1.4.2"))
 
 
 def test_each_client_shows_the_refusal(tool: Tool, strict: Registry) -> None:

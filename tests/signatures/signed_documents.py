@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from boltseal.oci.digest import Digest
+from boltseal.signatures.dsse import ENVELOPE
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION, SIMPLE_SIGNING
 from tests.images import OCI_CONFIG, OCI_MANIFEST, Blob, Document, to_json
@@ -34,3 +35,9 @@ def bundled(subject: Document, signer: Signer) -> Document:
     """Return what `cosign sign` of version 3 pushes as a referrer."""
     bundle = encoded(signer.bundle(encoded(statement(Digest.parse(subject.digest)))))
     return signatures((Blob(bundle, BUNDLE), ""), artifactType=BUNDLE, subject=subject.descriptor())
+
+
+def attested(subject: Document, signer: Signer, predicate_type: str, predicate: dict[str, Any]) -> Document:
+    """Return what `cosign attest` of version 2 puts under an attestation tag."""
+    stated = statement(Digest.parse(subject.digest), predicate_type, predicate)
+    return signatures((Blob(encoded(signer.envelope(encoded(stated))), ENVELOPE), ""))

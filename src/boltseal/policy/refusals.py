@@ -106,6 +106,7 @@ class DetailDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     free: list[str] = []
     rule: str | None = None
     missing: list[str] = []
+    commands: list[str] = []
 
 
 DETAIL_KEYS: Final[Mapping[str, str]] = {
@@ -119,6 +120,7 @@ DETAIL_KEYS: Final[Mapping[str, str]] = {
     "free": "tags that the same content could be pushed to, at most one; absent where no next version is obvious or free",
     "rule": "the rule that applies to the tag",
     "missing": "of an unsigned image, the signatures and attestations that the rule requires and the image lacks",
+    "commands": "of an unsigned image, the commands that add what is missing, each once; `REGISTRY` stands for the registry's address",
 }
 """What each key says, for the docs."""
 
@@ -136,6 +138,7 @@ class RefusalDetail:
     free: tuple[Tag, ...] = ()
     rule: str | None = None
     missing: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
     def without_content(self) -> Self:
         """Return the detail for a caller who may not pull: what the request itself had, and the reason."""
@@ -153,6 +156,7 @@ class RefusalDetail:
             free=[str(tag) for tag in self.free],
             rule=self.rule,
             missing=list(self.missing),
+            commands=list(self.commands),
         )
 
     def as_json(self) -> dict[str, object]:
@@ -175,6 +179,7 @@ class RefusalDetail:
                 tuple(Tag(tag) for tag in found.free),
                 found.rule,
                 tuple(found.missing),
+                tuple(found.commands),
             )
         except (ValueError, DigestInvalid, TagInvalid):
             return None

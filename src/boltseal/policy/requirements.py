@@ -91,7 +91,7 @@ class AttestedBy:
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
         types = PREDICATES.get(self.predicate, frozenset({self.predicate}))
-        return statement.predicate_type in types and self.builder in ("", _builder_of(statement))
+        return statement.predicate_type in types and self.builder in ("", builder_of(statement))
 
     def command(self, image: str) -> str:
         """Return the command that adds it."""
@@ -197,14 +197,14 @@ def _first_meeting(
 def _stated(statement: Statement) -> str:
     if statement.predicate_type is None:
         return "the image only"
-    builder = _builder_of(statement)
+    builder = builder_of(statement)
     return f"an attestation of type {quote(statement.predicate_type)}" + (
         f" of builder {quote(builder)}" if builder else ""
     )
 
 
-def _builder_of(statement: Statement) -> str:
-    """Return the builder that a provenance names: in version 1 `runDetails.builder.id`, in version 0.2 `builder.id`."""
+def builder_of(statement: Statement) -> str:
+    """Return the builder that a provenance names, else "": in version 1 `runDetails.builder.id`, in version 0.2 `builder.id`."""
     found: Any = statement.predicate
     path = ("builder", "id") if "builder" in statement.predicate else ("runDetails", "builder", "id")
     for key in path:

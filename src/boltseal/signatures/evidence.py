@@ -24,6 +24,11 @@ from boltseal.signatures.simple_signing import MAX_PAYLOAD_BYTES, SIMPLE_SIGNING
 MAX_LAYER_BYTES: Final = {SIMPLE_SIGNING: MAX_PAYLOAD_BYTES, ENVELOPE: MAX_ENVELOPE_BYTES, BUNDLE: MAX_BUNDLE_BYTES}
 """The media types of layers that are evidence, and how many bytes of each are read."""
 
+MAX_MANIFESTS: Final = 200
+MAX_LAYERS: Final = 200
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""How much evidence of one image is read: any client that may push can attach more."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvidenceLayer:

@@ -36,7 +36,7 @@ class Attached:
 
     @property
     def name(self) -> str:
-        """Its tag, else its digest."""
+        """The tag, else the digest."""
         return self.tag or str(self.digest)
 
 

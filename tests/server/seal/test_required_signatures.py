@@ -57,6 +57,7 @@ async def test_an_unsigned_image_gets_no_tag(data: Path, rules: Sequence[Rule]) 
         assert f"cosign sign --key release.key REGISTRY/shop/app@{IMAGE.digest}" in message
         assert detail["reason"] == "unsigned"
         assert detail["pushed"] == IMAGE.digest
+        assert detail["commands"] == [f"cosign sign --key release.key REGISTRY/shop/app@{IMAGE.digest}"]
         assert detail["missing"] == [f"a signature by release.pub (sha256:{RELEASE.key.fingerprint[:12]})"]
         assert await meaning(registry.client, "shop/app", "1.4.2") is None
 

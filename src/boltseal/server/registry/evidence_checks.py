@@ -26,13 +26,9 @@ from boltseal.policy.rules import RuleSet
 from boltseal.policy.seal import Identity
 from boltseal.server.registry.models import JudgedEvidence, ManifestAnswer
 from boltseal.server.registry.pulls import BlobUnknown, Pulls
-from boltseal.signatures.evidence import MAX_LAYER_BYTES, EvidenceLayer
+from boltseal.signatures.evidence import MAX_BYTES, MAX_LAYER_BYTES, MAX_LAYERS, MAX_MANIFESTS, EvidenceLayer
 from boltseal.signatures.signed_image import SignedImage
 from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION
-
-MAX_MANIFESTS: Final = 200
-MAX_LAYERS: Final = 200
-MAX_BYTES: Final = 32 * 1024 * 1024
 
 _SIGNATURE_TAGS: Final = (".sig", ".att")
 

@@ -94,7 +94,10 @@ def push_unsigned(change: TagChange, pushed: Digest, rule: Rule, missing: Sequen
     """Return the refusal to give a tag to an image without the required evidence."""
     repository, tag = change.repository.name, change.tag
     lacks = tuple(each.what for each in missing)
-    detail = RefusalDetail(RefusalReason.UNSIGNED, tag, change.current, pushed, rule=rule.why, missing=lacks)
+    commands = tuple(dict.fromkeys(each.command for each in missing))
+    detail = RefusalDetail(
+        RefusalReason.UNSIGNED, tag, change.current, pushed, rule=rule.why, missing=lacks, commands=commands
+    )
     return TagUnsigned(refusal_message.put_unsigned(tag, repository, pushed, missing), detail)
 
 
