@@ -264,7 +264,7 @@ class Settings(BaseSettings):
     @cached_property
     def upstreams(self) -> tuple[UpstreamTerms, ...]:
         """The `[[upstream]]` tables. Raises: UpstreamInvalid: names the first invalid upstream."""
-        return tuple(replace(terms, tags=self.expectations) for terms in parse_upstreams(self.upstream))
+        return tuple(replace(terms, tags=self.expectations) for terms in parse_upstreams(self.upstream, _read_key_file))
 
     @cached_property
     def expectations(self) -> TagExpectations:
