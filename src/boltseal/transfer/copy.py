@@ -17,7 +17,7 @@ copy, repeat it: step 3 finds the blobs that arrived.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -109,7 +109,7 @@ class Copier:
             await self._put(manifests[digest], digest, target_name, only_new=only_new)
         return CopiedImage(target_name, digest, changed, attached, not_carried)
 
-    async def _contents(self, manifests: Mapping[Digest, Manifest], root: Digest) -> None:
+    async def _contents(self, manifests: dict[Digest, Manifest], root: Digest) -> None:
         """Copy everything below a manifest, and not the manifest."""
         if self.within:
             return
