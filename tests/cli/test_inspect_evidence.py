@@ -35,7 +35,7 @@ async def test_each_signature_has_a_verdict(server: Server, tmp_path: Path) -> N
         await push(client, "shop/app", signature_tag(APP), good)
         await push(client, "shop/app", signature_tag(APP, ".att"), provenance)
         await push(client, "shop/app", forged.digest, forged)
-    ref, keys = f"{server.address}/shop/app:1.4.2", ["--signed-by", tmp_path / "release.pub"]
+    ref, keys = f"{server.address}/shop/app:1.4.2", ("--signed-by", str(tmp_path / "release.pub"))
     done = await asyncio.to_thread(program.call, "inspect", ref, *keys)
     both = await asyncio.to_thread(program.call, "inspect", ref, *keys, "--signed-by", tmp_path / "ci.pub", "--json")
     (result,) = both.json["results"]
