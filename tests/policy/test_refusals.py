@@ -25,6 +25,7 @@ FULL = RefusalDetail(
     (Tag("1.4.3"),),
     "rule 1 (mode sealed)",
     ("a signature by release.pub",),
+    ("cosign sign --key release.key REGISTRY/shop/app@sha256:1",),
 )
 DOCUMENT = {
     "reason": "sealed",
@@ -36,6 +37,7 @@ DOCUMENT = {
     "free": ["1.4.3"],
     "rule": "rule 1 (mode sealed)",
     "missing": ["a signature by release.pub"],
+    "commands": ["cosign sign --key release.key REGISTRY/shop/app@sha256:1"],
 }
 tags = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True).map(Tag)
 digests = st.binary().map(Digest.of)
@@ -49,6 +51,7 @@ details = st.builds(
     st.none() | st.text(min_size=1),
     st.lists(tags, max_size=2).map(tuple),
     st.none() | st.text(min_size=1),
+    st.lists(st.text(), max_size=2).map(tuple),
     st.lists(st.text(), max_size=2).map(tuple),
 )
 
