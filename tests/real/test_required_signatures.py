@@ -147,6 +147,33 @@ def test_publish_signs_with_cosign_and_gives_the_tag(
     assert candidate.endswith(strict.digest("shop/app", "1.4.2"))
 
 
+def test_a_mirror_serves_an_upstreams_tag_when_cosign_has_signed_it(
+    registry: Registry, repository: str, skopeo: Skopeo, cosign: Cosign, tmp_path: Path
+) -> None:
+    """skopeo gets 403 from the mirror, and after `cosign sign` at the upstream the image."""
+    skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:1.0.0").checked()
+    digest = registry.digest(repository, "1.0.0")
+    config = f"""
+[[upstream]]
+name = "up.example"
+url = "http://{registry.host}"
+fresh = "0s"
+
+[[upstream.rule]]
+require = [{{ key = "{cosign.folder}/cosign.pub" }}]
+"""
+    with servers.boltseal(tmp_path / "mirror", config=config) as mirror:
+        image = f"docker://{mirror.address}/up.example/{repository}:1.0.0"
+        inspect = ("skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", image)
+        before = run(*inspect)
+        cosign.sign(f"{registry.host}/{repository}@{digest}", "vendor").checked()
+        after = run(*inspect)
+
+    assert not before.ok
+    assert "is held back" in before.text
+    assert after.text.strip() == digest
+
+
 def test_each_client_shows_the_refusal(tool: Tool, strict: Registry) -> None:
     """Every client fails for an unsigned image and prints why; those on containerd only that there is a conflict."""
     result = tool.push(tool.image(os.urandom(1000)), f"{strict.host}/shop/app:1.4.2")
