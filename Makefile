@@ -6,7 +6,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:5000
 DATA ?= ./data
-PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
+PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/signatures tests/test_events.py
 # A quick check takes tests that reach what differs from SINCE, the nearest ones first until BUDGET_S seconds of processor time
 # are used, the first row of each table and few examples of properties.
 # `make check HURRY=` takes every test that is neither slow nor real, and starts no PostgreSQL or S3 server, whole.

@@ -116,7 +116,7 @@ def open_shop(tmp_path: Path) -> Iterator[Opener]:
         database = open_metadata(data, settings.storage, clock)
         check_place(settings, database, claim=True)  # as a start does
         blobs = open_blob_store(settings, database)
-        rule_set = parse_rules(rules)
+        rule_set = parse_rules(rules, read_key=lambda file: (tmp_path / file).read_bytes())
         database.write_and_wait(
             lambda tx: start_ledger(tx, origin="registry.test", rules=rule_set.canonical(), actor="boltseal")
         )

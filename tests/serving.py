@@ -27,7 +27,7 @@ from tests.storage_choice import copy_storage, with_storage
 ORIGIN = "http://localhost:5000"
 FIRST_START_US = 1_600_000_000_000_000  # long ago, so that any clock of a test is later
 
-Rule = Mapping[str, str]
+Rule = Mapping[str, object]
 FLOATING: Sequence[Rule] = ({"repository": "**", "tag": "*", "mode": "floating"},)
 
 

@@ -18,7 +18,7 @@ from tests.images import Document, image, index, push, signature, signature_tag
 from tests.logins import login, with_users
 from tests.packaged_images import DPKG, dpkg, layer_of, sbom_of, spdx
 from tests.page_images import BASE_LAYER, based_on, built_image
-from tests.polling import until_answer, wait_until
+from tests.polling import until_answer
 from tests.thread_server import boltseal_in_thread
 
 HOSTILE = '<img src=x onerror="globalThis.attacked = 1">\'"--><script>globalThis.attacked = 1</script>'

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import program
+from tests.signatures.signers import Signer
 
 
 @pytest.fixture
@@ -55,6 +56,7 @@ def test_rules_as_json(config: Path) -> None:
         "mode": "sealed",
         "keep": "30d",
         "settle": None,
+        "require": [],
     }
 
 
@@ -103,6 +105,7 @@ def test_rules_test_as_json(config: Path) -> None:
             "reason": 'rule 2 (repository "shop/*" tag "pr-*")',
             "keep": "30d",
             "settle": None,
+            "require": [],
         }
     ]
 
@@ -190,3 +193,28 @@ def test_a_plan_of_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     shown = program.call("admin", "rules", "plan", tmp_path / "none.toml", "--data", tmp_path)
 
     assert (shown.code, "no such file or folder" in shown.err) == (2, True)
+
+
+def test_a_rule_shows_the_signatures_that_it_requires(tmp_path: Path) -> None:
+    """The list, the decision about a tag, and the plan of a configuration whose keys are elsewhere."""
+    signer = Signer.on_p256()
+    (tmp_path / "release.pub").write_bytes(signer.pem)
+    config = tmp_path / "boltseal.toml"
+    config.write_text(f'[[rule]]\nrequire = [{{ key = "{tmp_path}/release.pub" }}]\n', encoding="utf-8")
+    wanted = f"a signature by release.pub (sha256:{signer.key.fingerprint[:12]})"
+
+    shown = program.call("admin", "rules", "--config", config)
+    decided = program.call("admin", "rules", "test", "shop/app", "1.4", "--config", config)
+    missing = program.call("admin", "rules", "--config", _with_missing_key(tmp_path))
+
+    assert "REQUIRE" in shown.out
+    assert wanted in " ".join(shown.out.split())
+    assert decided.err.endswith(f"an image needs {wanted}\n")
+    assert missing.code == 2
+    assert 'require[0]: cannot read the key "' in missing.err
+
+
+def _with_missing_key(folder: Path) -> Path:
+    config = folder / "missing.toml"
+    config.write_text('[[rule]]\nrequire = [{ key = "/nowhere/release.pub" }]\n', encoding="utf-8")
+    return config

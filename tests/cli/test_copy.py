@@ -11,7 +11,7 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from tests.cli import program
-from tests.images import image, push
+from tests.images import image, push, signature, signature_tag
 from tests.servers import Server
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -61,6 +61,53 @@ def test_the_counts_of_a_copy_are_words(tmp_path: Path) -> None:
     assert [each.code for each in result] == [0, 0], result[0].err
     assert result[0].err == "sent 2 blobs (7 B) and 1 manifest; 0 blobs mounted, 0 already there\n"
     assert result[1].err.endswith("0 blobs mounted, 2 already there\n")
+
+
+async def test_signatures_go_along_between_registries_unless_they_are_left_out(server: Server) -> None:
+    """`--json` lists what went along; --no-referrers leaves it out."""
+    app = image("signed")
+    ref = f"{server.address}/shop/app"
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
+        await push(client, "shop/app", "1.4.2", app)
+        await push(client, "shop/app", signature_tag(app), signature(app, "shop/app"))
+    without = await asyncio.to_thread(program.call, "copy", "--no-referrers", f"{ref}:1.4.2", f"{ref}-b:1", "--json")
+    left_out = await asyncio.to_thread(program.call, "tags", f"{ref}-b")
+    done = await asyncio.to_thread(program.call, "copy", f"{ref}:1.4.2", f"{ref}-b:1", "--json")
+    shown = await asyncio.to_thread(program.call, "copy", f"{ref}:1.4.2", f"{ref}-c:1")
+
+    assert (without.code, without.json["results"][0]["attached"]) == (0, [])
+    assert left_out.out.split() == ["1"]
+    assert (done.code, done.json["results"][0]["status"]) == (0, "unchanged")
+    assert [each["tag"] for each in done.json["results"][0]["attached"]] == [signature_tag(app)]
+    assert done.json["results"][0]["not_carried"] == []
+    assert shown.err.endswith("\n1 signature or other referrer went along\n")
+
+
+async def test_what_does_not_go_along_is_printed_with_the_reason(server: Server) -> None:
+    """A signature tag of the target that has other signatures stays, the exit code is 1, and the image is copied."""
+    app = image("signed twice")
+    ref = f"{server.address}/shop/app"
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
+        await push(client, "shop/app", "1.4.2", app)
+        for repository in ("shop/app", "shop/app-b"):
+            await push(client, repository, signature_tag(app), signature(app, repository))
+    done = await asyncio.to_thread(program.call, "copy", f"{ref}:1.4.2", f"{ref}-b:1")
+    again = await asyncio.to_thread(program.call, "copy", f"{ref}:1.4.2", f"{ref}-b:1", "--json")
+    (result,) = again.json["results"]
+
+    assert done.code == again.code == 1
+    assert f"{ref}-b:1@{app.digest}\n" in done.out
+    assert f"not carried along: {signature_tag(app)}: " in done.out
+    assert (result["status"], result["referrers"]) == ("unchanged", 0)
+    assert [each["tag"] for each in result["not_carried"]] == [signature_tag(app)]
+
+
+def test_a_docker_archive_has_no_place_for_signatures(tmp_path: Path) -> None:
+    """--referrers with an archive is a usage error; by default nothing goes along there."""
+    refused = program.call("copy", "--referrers", "r.test/a:1", f"docker-archive:{tmp_path}/a.tar")
+
+    assert refused.code == 2
+    assert "has no place for signatures" in refused.err
 
 
 def test_the_shell_completes_commands() -> None:

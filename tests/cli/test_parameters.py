@@ -86,6 +86,7 @@ MEANINGS = {
     "--to": "which former state",
     "--update": "lock what tags resolve to now",
     "--user": "the owner of API tokens",
+    "--wait": "how long to wait at most",
     "--write": "write the project's files",
     "--dockerfile": "a Dockerfile",
     "--every": "repeat",

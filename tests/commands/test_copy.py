@@ -48,7 +48,7 @@ def test_the_target_tag_has_a_default(src: str, dst: str, names: tuple[str | Non
 )
 def test_the_worst_image_decides_the_outcome(errors: tuple[BoltsealError | None, ...], outcome: Outcome) -> None:
     """Of several images the worst outcome counts: refused, then not copied, then copied."""
-    copied = CopiedImage("r.test/a", Digest.parse(DIGEST), changed=True, referrers=0)
+    copied = CopiedImage("r.test/a", Digest.parse(DIGEST), changed=True)
     rows = tuple(CopyRow("r.test/a", None if error else copied, error) for error in errors)
 
     assert CopyResult(rows, CopyCounts()).outcome is outcome

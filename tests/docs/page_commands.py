@@ -151,6 +151,7 @@ RUN_ELSEWHERE: Final[Mapping[str, str]] = {
     "docs/operations/backup.md": "tests/real/test_operators_pages.py",
     "docs/operations/tls.md": "tests/real/test_operators_pages.py",
     "docs/releasing.md": "tests/distribution/test_dist.py",
+    "docs/guides/require-signatures.md": "tests/real/test_required_signatures.py",
 }
 """The pages whose commands another test runs."""
 

@@ -16,7 +16,16 @@ from boltseal.policy.refusals import DETAIL_KEYS, MEANINGS, DetailDocument, Refu
 
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two", "sha512")
 FULL = RefusalDetail(
-    RefusalReason.SEALED, Tag("1.4.2"), ONE, TWO, 1_763_972_941_123_456, "ci", (Tag("1.4.3"),), "rule 1 (mode sealed)"
+    RefusalReason.SEALED,
+    Tag("1.4.2"),
+    ONE,
+    TWO,
+    1_763_972_941_123_456,
+    "ci",
+    (Tag("1.4.3"),),
+    "rule 1 (mode sealed)",
+    ("a signature by release.pub",),
+    ("cosign sign --key release.key REGISTRY/shop/app@sha256:1",),
 )
 DOCUMENT = {
     "reason": "sealed",
@@ -27,6 +36,8 @@ DOCUMENT = {
     "by": "ci",
     "free": ["1.4.3"],
     "rule": "rule 1 (mode sealed)",
+    "missing": ["a signature by release.pub"],
+    "commands": ["cosign sign --key release.key REGISTRY/shop/app@sha256:1"],
 }
 tags = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True).map(Tag)
 digests = st.binary().map(Digest.of)
@@ -40,6 +51,8 @@ details = st.builds(
     st.none() | st.text(min_size=1),
     st.lists(tags, max_size=2).map(tuple),
     st.none() | st.text(min_size=1),
+    st.lists(st.text(), max_size=2).map(tuple),
+    st.lists(st.text(), max_size=2).map(tuple),
 )
 
 

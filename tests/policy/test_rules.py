@@ -63,9 +63,9 @@ def test_a_rule_has_the_keys_of_its_table() -> None:
     [
         (
             {"repositry": "a"},
-            'rule 1: unknown key "repositry"; did you mean repository? (a rule has repository, tag, mode, keep, settle)',
+            'rule 1: unknown key "repositry"; did you mean repository? (a rule has repository, tag, mode, keep, settle, require)',
         ),
-        ({"x": "a"}, 'rule 1: unknown key "x" (a rule has repository, tag, mode, keep, settle)'),
+        ({"x": "a"}, 'rule 1: unknown key "x" (a rule has repository, tag, mode, keep, settle, require)'),
         ({"tag": 1}, "rule 1: tag is of type int; expected a string in quotes"),
         ({"tag": ["a"]}, "rule 1: tag is of type list; expected a string in quotes"),
         ({"mode": "mutable"}, 'rule 1: mode is "mutable"; expected "sealed", "floating" or "append-only"'),

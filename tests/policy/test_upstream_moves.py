@@ -229,3 +229,26 @@ def test_a_clock_that_was_set_back_resets_the_daily_limit() -> None:
 def test_a_tag_without_observations_is_unknown() -> None:
     """A tag without any observation is neither served, nor held, nor deleted."""
     assert answer_of(KnownTag(None), OnGone.SERVE) is ServedAnswer.UNKNOWN
+
+
+@pytest.mark.parametrize("terms", [FOLLOW, ALERT, MoveTerms(OnMove.HOLD, cooldown_us=1)])
+def test_a_digest_that_lacks_evidence_is_held_whatever_the_terms_say(terms: MoveTerms) -> None:
+    """New and moved tags are held, no cooldown serves them, and the reason is in the entry."""
+    lacking = replace(terms, lacks="a signature by vendor.pub")
+    new, moved = story(lacking, A, A, A), judge(KnownTag(A), B, lacking, NOW)
+    later = judge(moved.known, B, lacking, NOW + DAY_US)
+
+    assert (new.known.serves, new.known.held) == (None, A)
+    assert (moved.known.serves, moved.known.held, moved.change) == (A, B, MoveChange.HELD)
+    assert moved.reason == (
+        "it lacks a signature by vendor.pub; held until it has that, or until an administrator accepts it"
+    )
+    assert (later.known, later.change) == (moved.known, None)
+
+
+def test_a_held_digest_is_served_when_it_has_the_evidence() -> None:
+    """A follow rule serves it at the next look."""
+    held = judge(None, A, replace(FOLLOW, lacks="a signature"), NOW)
+    judged = judge(held.known, A, FOLLOW, NOW + 1)
+
+    assert (judged.known.serves, judged.known.held, judged.change) == (A, None, MoveChange.OBSERVED)

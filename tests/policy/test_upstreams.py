@@ -20,6 +20,7 @@ from boltseal.policy.upstreams import (
     UpstreamTerms,
     parse_upstreams,
 )
+from tests.signatures.signers import Signer
 
 HUB: dict[str, Any] = {"name": "docker.io"}
 SECRET = "/etc/secret"  # noqa: S105 - the name of a setting
@@ -241,3 +242,23 @@ def test_the_number_of_tables_is_limited() -> None:
     """The numbers of upstreams and of their rules are limited."""
     assert f"at most {MAX_UPSTREAMS}" in refusal(*[{"name": f"r{number}.io"} for number in range(MAX_UPSTREAMS + 1)])
     assert f"at most {MAX_RULES}" in refusal({**HUB, "rule": [{}] * (MAX_RULES + 1)})
+
+
+def test_a_rule_may_require_evidence() -> None:
+    """The terms of a tag have the requirement; tags of signature tools are not of such a rule."""
+    vendor = Signer.on_p256()
+    table = {**HUB, "rule": [{"repository": "acme/**", "require": [{"key": "keys/vendor.pub"}]}]}
+    (found,) = parse_upstreams([table], lambda file: vendor.pem)
+    acme = Repository("acme/app")
+    (required,) = found.decide(acme, Tag("1.4.2")).require
+
+    assert str(required) == f"a signature by vendor.pub (sha256:{vendor.key.fingerprint[:12]})"
+    assert found.decide(acme, Tag(f"sha256-{'0' * 64}.sig")).require == ()
+    assert found.decide(NODE, Tag("1.4.2")).require == ()
+
+
+def test_a_wrong_requirement_names_its_rule() -> None:
+    """The number of the upstream and of the rule, and what is wrong."""
+    message = refusal({**HUB, "rule": [{}, {"require": [{"keys": "a.pub"}]}]})
+
+    assert message.startswith("upstream 1, rule 2: require[0]: unknown key")

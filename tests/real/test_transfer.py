@@ -17,7 +17,7 @@ from tests.cli.program import Run
 from tests.ports import free_port
 from tests.real.layout import Layout, image_layout, index_layout
 from tests.real.registry import Registry
-from tests.real.tools import Docker, run
+from tests.real.tools import Cosign, Docker, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -83,13 +83,39 @@ def test_referrers_are_copied_to_a_registry_without_the_api(
     (tmp_path / "sbom.json").write_text("{}")
     attach = ("attach", "--plain-http", "--artifact-type", "application/vnd.example.sbom", here, "sbom.json")
     run("oras", *attach, cwd=tmp_path).checked()
-    result = boltseal("copy", "--referrers", here, there, "--json").json["results"][0]
+    result = boltseal("copy", here, there, "--json").json["results"][0]
     seen = boltseal("inspect", there, "--json").json["results"][0]["referrers"]
     discovered = run("oras", "discover", "--plain-http", there).checked()
 
     assert result["referrers"] == 1
     assert [each["artifact_type"] for each in seen] == ["application/vnd.example.sbom"]
     assert "application/vnd.example.sbom" in discovered
+
+
+@pytest.mark.parametrize(
+    ("more", "check"),
+    [((), ()), (("--registry-referrers-mode=oci-1-1",), ("--experimental-oci11",))],
+    ids=["tag", "referrer"],
+)
+def test_cosign_verifies_what_went_along(
+    peer: Server,
+    registry: Registry,
+    repository: str,
+    app: Layout,
+    cosign: Cosign,
+    more: tuple[str, ...],
+    check: tuple[str, ...],
+) -> None:
+    """cosign finds a copied signature in docker-registry, which has no referrers API, and an attestation beside it."""
+    here, there = f"{registry.host}/{repository}:1.0.0", f"{peer.address}/{repository}:1.0.0"
+    boltseal("copy", app.source, here)
+    cosign.sign(here, "builder", *more).checked()
+    cosign.attest(here, {"tests": "passed"}).checked()
+    result = boltseal("copy", here, there, "--json").json["results"][0]
+
+    assert (result["referrers"], result["not_carried"]) == (2, [])
+    assert cosign.verify(there, *check) == {"builder"}
+    assert cosign.attestations(there) == 1
 
 
 def test_layouts_are_exchanged_with_skopeo(registry: Registry, repository: str, tmp_path: Path) -> None:

@@ -336,9 +336,13 @@ class Cosign:
         """Attach a signed statement."""
         predicate = self.folder / "predicate.json"
         predicate.write_text(json.dumps(statement))
+        return self.attest_file(reference, predicate, "custom")
+
+    def attest_file(self, reference: str, predicate: Path, kind: str, *more: str) -> CommandResult:
+        """Attach a signed predicate of a type."""
         return self._run(
             *("attest", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
-            *("--allow-insecure-registry", "--type", "custom", "--predicate", str(predicate), reference),
+            *("--allow-insecure-registry", "--type", kind, "--predicate", str(predicate), *more, reference),
         )
 
     def attestations(self, reference: str) -> int:

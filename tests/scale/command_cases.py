@@ -177,6 +177,7 @@ NOT_MEASURED: Final[Mapping[str, str]] = {
     "tag new": "one request for each tag it tries, at most a few",
     "update": "measured as lock and outdated, which it calls",
     "build": "calls a builder",
+    "publish": "one image; its evidence is read within limits",
     "rebase": "reads the layers of three images",
     "ps": "reads an engine",
     "pull": "one image",

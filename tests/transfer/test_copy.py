@@ -11,15 +11,19 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.client.errors import RemoteRefused
+from boltseal.client.errors import RemoteDenied, RemoteRefused
+from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.transfer.copy import Copier
 from boltseal.transfer.protocols import ContentDamaged, LocationNotFound, TagTaken
-from tests.images import artifact, holds_blob, image, index, meaning, push, signature, signature_tag
+from boltseal.transfer.remote import RepositoryLocation
+from tests.images import Document, artifact, holds_blob, image, index, meaning, push, signature, signature_tag
 from tests.polling import until_signed
-from tests.serving import Serving, copy_of, serving
+from tests.serving import Rule, Serving, copy_of, serving
+from tests.signatures.signed_documents import signed
+from tests.signatures.signers import Signer
 from tests.transfer.registries import SHOP, Network, layout, repository
 
 pytestmark = pytest.mark.usefixtures("three_attempts")
@@ -183,11 +187,143 @@ async def test_signatures_and_referrers_are_copied(
     copier = Copier(repository(network, HERE), repository(network, THERE), referrers=True)
     copied = await copier.image("1.4.2", "1.4.2")
 
-    assert copied.referrers == 3
+    assert len(copied.attached) == 3
+    assert not copied.not_carried
     assert await meaning(other.client, SHOP, of_sbom.digest) == of_sbom.digest
     assert await meaning(other.client, SHOP, signature_tag(app)) == signed.digest
     listed = (await other.client.get(f"/v2/{SHOP}/referrers/{app.digest}")).json()["manifests"]
     assert [entry["digest"] for entry in listed] == [sbom.digest]
+
+
+def carrying(network: Network, *, force: bool = False) -> Copier:
+    """Return a copier that carries along what is attached to an image."""
+    target = repository(network, THERE)
+    return Copier(repository(network, HERE), target, force=force, referrers=True, readable_target=target)
+
+
+async def test_an_image_arrives_signed_before_it_gets_its_tag(
+    registry: Serving, client: httpx2.AsyncClient, fresh_data: Path, tmp_path: Path
+) -> None:
+    """A registry that gives tags to signed images only accepts the copy of a signed image, and refuses that of an unsigned one."""
+    release = Signer.on_p256()
+    (tmp_path / "release.pub").write_bytes(release.pem)
+    rules: list[Rule] = [{"tag": "[0-9]*", "require": [{"key": str(tmp_path / "release.pub")}]}]
+    app, unsigned = index(image("amd64"), image("arm64", architecture="arm64")), image("unsigned")
+    await push(client, SHOP, "1.4.2", app)
+    await push(client, SHOP, signature_tag(app), signed(app, release))
+    await push(client, SHOP, "1.4.3", unsigned)
+    async with serving(copy_of(fresh_data, tmp_path / "strict"), rules) as strict:
+        both = Network({HERE: registry.app, THERE: strict.app})
+        copied = await carrying(both).image("1.4.2", "1.4.2")
+        with pytest.raises(RemoteRefused, match="only to signed images"):
+            await carrying(both).image("1.4.3", "1.4.3")
+        there = await meaning(strict.client, SHOP, "1.4.2")
+        absent = await meaning(strict.client, SHOP, "1.4.3")
+
+    assert [each.name for each in copied.attached] == [signature_tag(app)]
+    assert (there, absent) == (app.digest, None)
+
+
+async def test_what_was_attached_after_the_first_copy_is_carried_by_the_next(
+    network: Network, client: httpx2.AsyncClient, other: Serving
+) -> None:
+    """A tag that has the image already gets its new referrers; a third copy sends nothing."""
+    app = image("app")
+    sbom = artifact("sbom", subject=app)
+    await push(client, SHOP, "1.4.2", app)
+    await carrying(network).image("1.4.2", "1.4.2")
+    await push(client, SHOP, sbom.digest, sbom)
+    second = await carrying(network).image("1.4.2", "1.4.2")
+    network.asked.clear()
+    third = await carrying(network).image("1.4.2", "1.4.2")
+
+    assert (second.changed, third.changed) == (False, False)
+    assert [str(each.digest) for each in second.attached] == [sbom.digest]
+    assert third.attached == second.attached
+    assert await meaning(other.client, SHOP, sbom.digest) == sbom.digest
+    assert not any(name.startswith(("PUT", "POST")) for name in network.asked)
+
+
+async def test_the_signatures_of_the_target_are_not_lost(
+    network: Network, client: httpx2.AsyncClient, other: Serving
+) -> None:
+    """Where the target's signature tag has a signature that the source has not, nothing replaces it, and the result says so."""
+    app = image("app")
+    await push(client, SHOP, "1.4.2", app)
+    await push(client, SHOP, signature_tag(app), signature(app, "shop/app"))
+    await push(other.client, SHOP, signature_tag(app), signature(app, "other/app"))
+    copied = await carrying(network).image("1.4.2", "1.4.2")
+    [missing] = copied.not_carried
+
+    assert (missing.name, copied.attached) == (signature_tag(app), ())
+    assert "has signatures that the source has not" in missing.error.message
+    assert await meaning(other.client, SHOP, signature_tag(app)) == signature(app, "other/app").digest
+    assert await meaning(other.client, SHOP, "1.4.2") == app.digest
+
+
+@pytest.mark.parametrize("more_at", ["source", "target"])
+async def test_signature_tags_that_extend_each_other_agree(
+    network: Network, client: httpx2.AsyncClient, other: Serving, more_at: str
+) -> None:
+    """The side with more signatures wins: the source's are added, and the target's stay."""
+    app = image("app")
+    few, many = signature(app, "shop/app"), signature(app, "shop/app", "also/app")
+    here, there = (many, few) if more_at == "source" else (few, many)
+    await push(client, SHOP, "1.4.2", app)
+    await push(client, SHOP, signature_tag(app), here)
+    await push(other.client, SHOP, signature_tag(app), there)
+    copied = await carrying(network).image("1.4.2", "1.4.2")
+
+    assert not copied.not_carried
+    assert await meaning(other.client, SHOP, signature_tag(app)) == many.digest
+
+
+async def test_a_referrer_that_names_another_image_is_not_carried(
+    network: Network, client: httpx2.AsyncClient, other: Serving
+) -> None:
+    """A list that calls a manifest a referrer does not make it one: at the target no registry would find it."""
+    app, stray = image("app"), artifact("stray")
+    await push(client, SHOP, "1.4.2", app)
+    await push(client, SHOP, stray.digest, stray)
+    listing = Misleading(repository(network, HERE), app, stray)
+    target = repository(network, THERE)
+    copied = await Copier(listing, target, referrers=True, readable_target=target).image("1.4.2", "1.4.2")
+    [missing] = copied.not_carried
+
+    assert missing.name == stray.digest
+    assert "it has no subject" in missing.error.message
+    assert await meaning(other.client, SHOP, stray.digest) is None
+    assert await meaning(other.client, SHOP, "1.4.2") == app.digest
+
+
+async def test_a_list_that_cannot_be_read_is_in_the_result(
+    network: Network, client: httpx2.AsyncClient, other: Serving
+) -> None:
+    """If the source does not list referrers, the image is copied, and the result says for which image it is unknown."""
+    app = image("app")
+    await push(client, SHOP, "1.4.2", app)
+    target = repository(network, THERE)
+    listing = Misleading(repository(network, HERE), app, None)
+    copied = await Copier(listing, target, referrers=True, readable_target=target).image("1.4.2", "1.4.2")
+    [missing] = copied.not_carried
+
+    assert missing.name == f"what is attached to {app.digest}"
+    assert await meaning(other.client, SHOP, "1.4.2") == app.digest
+
+
+class Misleading(RepositoryLocation):
+    """A registry that lists a manifest as a referrer of an image, whatever its subject is; without one it denies the list."""
+
+    def __init__(self, true: RepositoryLocation, subject: Document, listed: Document | None) -> None:
+        self.__dict__.update(true.__dict__)
+        self._subject, self._listed = Digest.parse(subject.digest), listed
+
+    async def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        """Return the one entry for the image, and nothing for others."""
+        if self._listed is None:
+            raise RemoteDenied("the registry denies the list")
+        entry = Descriptor(self._listed.media_type, Digest.parse(self._listed.digest), len(self._listed.raw))
+        return (entry,) if digest == self._subject else ()
 
 
 async def test_a_copy_into_a_layout_and_back_keeps_the_digest(

@@ -39,10 +39,14 @@ def show(context: typer.Context, *, target: TagTarget, as_json: JsonOption = Fal
     with CommandOutput("admin-rules", as_json=as_json) as output:
         in_force = target.rules("admin rules").rules()
         for rule in in_force:
-            output.add(number=rule.number or None, built_in=not rule.number, **_fields(rule), settle=rule.settle)
+            more = {"settle": rule.settle, "require": rule.require}
+            output.add(number=rule.number or None, built_in=not rule.number, **_fields(rule), **more)
         if not as_json:
-            rows = [(_number(rule), *_fields(rule).values(), rule.settle or "") for rule in in_force]
-            print_table(*_used(("RULE", "REPOSITORY", "TAG", "MODE", "KEEP", "SETTLE"), rows))
+            rows = [
+                (_number(rule), *_fields(rule).values(), rule.settle or "", " and ".join(rule.require))
+                for rule in in_force
+            ]
+            print_table(*_used(("RULE", "REPOSITORY", "TAG", "MODE", "KEEP", "SETTLE", "REQUIRE"), rows))
 
 
 @admin_rules.command("test", cls=HelpCommand, epilog="Example: boltseal admin rules test shop/app 1.4.2")
@@ -69,9 +73,12 @@ def show_decision(
             reason=decision.reason,
             keep=rule.keep,
             settle=rule.settle,
+            require=rule.require,
         )
         output.print(str(rule.mode))
         output.say(f"{repository}:{tag} is {_effect(rule)}: {decision.reason}")
+        if rule.require:
+            output.say(f"an image needs {' and '.join(rule.require)}")
 
 
 @admin_rules.command("plan", cls=HelpCommand, epilog="Example: boltseal admin rules plan new.toml --data ./data")
@@ -134,10 +141,10 @@ def _fields(rule: RuleInfo) -> dict[str, str]:
 
 
 def _used(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the table without its last column if that is empty, which few registries use."""
-    if any(row[-1] for row in rows):
-        return columns, rows
-    return columns[:-1], [row[:-1] for row in rows]
+    """Return the table without those of its last two columns that are empty, which few registries use."""
+    first_optional = len(columns) - 2
+    used = [at for at in range(len(columns)) if at < first_optional or any(row[at] for row in rows)]
+    return tuple(columns[at] for at in used), [tuple(row[at] for at in used) for row in rows]
 
 
 def _effect(rule: RuleInfo) -> str:

@@ -285,6 +285,12 @@ SECTIONS: Final = (
                 keywords="docker buildx buildah labels provenance reproducible",
             ),
             Command(
+                "publish",
+                "Push an image, have it signed, then give it its tag.",
+                f"boltseal publish oci:./image {_IMAGE} --sign 'cosign sign --key release.key {{image}}'",
+                keywords="push sign signed signature cosign attest release tag",
+            ),
+            Command(
                 "rebase",
                 "Replace the base image of an image without a build.",
                 f"boltseal rebase {_IMAGE} --onto node:16.13 --scheme revision",

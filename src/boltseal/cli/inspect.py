@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,10 +10,10 @@ import typer
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
-from boltseal.cli.remote import LOCATION_HELP, takes_registry_options
+from boltseal.cli.remote import LOCATION_HELP, SIGNED_BY_HELP, takes_registry_options
 from boltseal.commands.contents_diff import installed
 from boltseal.commands.image_contents import ImageContents
-from boltseal.commands.inspect import inspect_image
+from boltseal.commands.inspect import VerifiedEvidence, inspect_image
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import counted
@@ -33,6 +34,10 @@ def inspect(
     packages: Annotated[
         bool, typer.Option("--packages", help="Also show packages (by SBOMs, else by the layers) and files.")
     ] = False,
+    signed_by: Annotated[
+        list[Path] | None,
+        typer.Option("--signed-by", metavar="FILE", show_default=False, help=SIGNED_BY_HELP),
+    ] = None,
     *,
     access: RegistryOptions,
     as_json: JsonOption = False,
@@ -40,13 +45,16 @@ def inspect(
     """Show platforms, labels, layers, base image and signatures.
 
     Downloads only the manifests and the config, and verifies their digests. On Docker Hub it counts as one pull.
-    --packages also downloads the layers, at most 2 GiB, and unpacks nothing on the disk.
+    --packages also downloads the layers, at most 2 GiB, and unpacks nothing on the disk. --signed-by downloads the signatures
+    and attestations, and shows for each which of the keys verifies it, or why none does.
 
-    Exit code 3: --packages could not find out the packages.
+    Exit code 1: a key of --signed-by has not signed the image. Exit code 3: --packages could not find out the packages.
     """
     with CommandOutput("inspect", as_json=as_json) as output:
         location = Location.parse(ref)
-        found, settles, contents = inspect_image(location, platform, access, contents=packages)
+        found, settles, contents, evidence = inspect_image(
+            location, platform, access, contents=packages, signed_by=tuple(signed_by or ())
+        )
         name = ref if location.reference is None else str(location.reference)
         output.add(
             ref=name,
@@ -54,6 +62,7 @@ def inspect(
             settles=settles or None,
             **_fields(found),
             **_packages_json(contents),
+            **_evidence_json(evidence),
         )
         if settles:
             output.print(f"settling    the tag is not sealed before {_clean(settles)}")
@@ -61,6 +70,42 @@ def inspect(
             output.print(line)
         if contents is not None:
             _print_packages(output, contents)
+        if evidence is not None:
+            _print_evidence(output, evidence)
+
+
+def _evidence_json(evidence: VerifiedEvidence | None) -> dict[str, Any]:
+    if evidence is None:
+        return {}
+    findings = [
+        {
+            "digest": str(each.manifest),
+            "media_type": each.media_type,
+            "status": "not-verified" if each.signer is None else "verified",
+            "kind": each.kind or None,
+            "key": None if each.signer is None else str(each.signer),
+            "predicate_type": each.predicate_type,
+            "builder": each.builder or None,
+            "reason": each.why or None,
+        }
+        for each in evidence.findings
+    ]
+    return {"evidence": findings, "missing": list(evidence.missing)}
+
+
+def _print_evidence(output: CommandOutput, evidence: VerifiedEvidence) -> None:
+    for each in evidence.findings:
+        if each.signer is None:
+            verdict = f"not verified: {_clean(each.why)}"
+        else:
+            what = "" if each.predicate_type is None else f" {_clean(each.predicate_type)}"
+            builder = f" of builder {_clean(each.builder)}" if each.builder else ""
+            verdict = f"{each.kind}{what}{builder} by {_clean(str(each.signer))}"
+        output.print(f"evidence    {each.manifest}  {verdict}")
+    for what in evidence.missing:
+        output.print(f"missing     {_clean(what)}")
+    if evidence.missing:
+        output.outcome = output.outcome.worse(Outcome.DIFFERS)
 
 
 def _packages_json(contents: ImageContents | None) -> dict[str, Any]:

@@ -198,9 +198,10 @@ ROWS: Final[Mapping[str, _Row]] = {
         "mode": str,
         "keep": str,
         "settle": str | None,
+        "require": list[str],
     },
     "admin-rules-plan": _FINDING | {"mode": str, "before": dict[str, Any], "after": dict[str, Any]},
-    "admin-rules-test": _FINDING | {"keep": str, "settle": str | None},
+    "admin-rules-test": _FINDING | {"keep": str, "settle": str | None, "require": list[str]},
     "admin-host-forget": _HOST,
     "admin-host-ls": _HOST,
     "admin-host-show": _HOST,
@@ -233,6 +234,8 @@ ROWS: Final[Mapping[str, _Row]] = {
         "detail?": DetailDocument,
         "digest?": DigestText,
         "referrers?": int,
+        "attached?": list[dict[str, str | None]],
+        "not_carried?": list[dict[str, str | None]],
     },
     "deploy": _RELEASE,
     "digest": {"ref": str, "status": str, "digest": DigestText, "media_type": str, "size": int | None},
@@ -285,6 +288,8 @@ ROWS: Final[Mapping[str, _Row]] = {
         "packages_from?": str | None,
         "packages_reason?": str | None,
         "files?": int | None,
+        "evidence?": list[dict[str, str | None]],
+        "missing?": list[str],
     },
     "keep-ls": _FINDING
     | {"number": int, "current": bool, "recorded": bool, "ran": OptionalTime, "held": list[str]}
@@ -353,6 +358,14 @@ ROWS: Final[Mapping[str, _Row]] = {
         "let_go?": list[dict[str, Any]],
     },
     "ratelimit": _FINDING | {"remaining?": int, "limit?": int, "window_s?": int, "source?": str, "time?": TimeText},
+    "publish": _FINDING
+    | {
+        "digest": DigestText,
+        "missing": list[str],
+        "commands": list[str],
+        "not_carried": list[dict[str, str | None]],
+        "detail?": DetailDocument,
+    },
     "rebase": _FINDING
     | {
         "platform": str,

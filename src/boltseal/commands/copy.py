@@ -12,17 +12,22 @@ from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptio
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 from boltseal.oci.reference import Reference
 from boltseal.transfer.copy import CopiedImage, Copier, CopyCounts
+from boltseal.transfer.layout import LayoutLocation
 from boltseal.transfer.locations import Location, LocationKind
+from boltseal.transfer.remote import RepositoryLocation
 
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """What to copy, and where to. `force`: move a tag of the target that has another image, if its registry allows."""
+    """What to copy, and where to. `force`: move a tag of the target that has another image, if its registry allows.
+
+    `referrers`: carry signatures, attestations and SBOMs along; None: between registries.
+    """
 
     source: Location
     target: Location
     all_tags: bool = False
-    referrers: bool = False
+    referrers: bool | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -34,6 +39,18 @@ class CopyRequest:
                 raise ReferenceUnsuitable(
                     f"--all-tags copies whole repositories and layouts; {location.text} names one image"
                 )
+        for location in (self.source, self.target) if self.referrers else ():
+            if location.kind not in (LocationKind.REGISTRY, LocationKind.LAYOUT):
+                raise ReferenceUnsuitable(
+                    f"--referrers needs a registry or a layout; {location.text} has no place for signatures"
+                )
+
+    @property
+    def with_referrers(self) -> bool:
+        """Whether signatures and other referrers are carried along."""
+        if self.referrers is None:
+            return self.source.kind is self.target.kind is LocationKind.REGISTRY
+        return self.referrers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +70,12 @@ class CopyRow:
 
     @property
     def outcome(self) -> Outcome:
-        """DIFFERS if the target refused it, UNKNOWN if it failed."""
-        if self.error is None:
-            return Outcome.HOLDS
-        return Outcome.DIFFERS if exit_code(self.error) is ExitCode.DIFFERS else Outcome.UNKNOWN
+        """DIFFERS if the target refused it or what is attached to it, UNKNOWN if that failed."""
+        errors = [] if self.error is None else [self.error]
+        errors += [] if self.image is None else [each.error for each in self.image.not_carried]
+        return Outcome.worst(
+            Outcome.DIFFERS if exit_code(error) is ExitCode.DIFFERS else Outcome.UNKNOWN for error in errors
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +112,8 @@ def copy_images(
                 ends.target,
                 within=ends.within,
                 force=request.force,
-                referrers=request.referrers,
+                referrers=request.with_referrers,
+                readable_target=ends.target if isinstance(ends.target, RepositoryLocation | LayoutLocation) else None,
                 progress=progress,
             )
             names = [image_names(source, target)]

@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.commands.image_contents import ImageContents, read_contents
 from boltseal.commands.image_locations import name_within, opened_sources
-from boltseal.commands.registry_access import RegistryOptions, ask_followed
+from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask_followed
+from boltseal.commands.trusted_keys import trusted_keys
 from boltseal.oci.digest import Digest
+from boltseal.policy.evidence_findings import EvidenceFinding, evidence_findings
+from boltseal.policy.requirements import SignedBy, TrustedKey, judge_evidence
+from boltseal.signatures.signed_image import SignedImage
+from boltseal.transfer.evidence import read_evidence
 from boltseal.transfer.inspect import Inspected, inspect
 from boltseal.transfer.locations import Location, LocationKind
 from boltseal.transfer.protocols import ImageSource
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedEvidence:
+    """The signatures and attestations of an image under given keys. `missing`: keys that have not signed it."""
+
+    findings: tuple[EvidenceFinding, ...]
+    missing: tuple[str, ...]
+
+
 class InspectedImage(NamedTuple):
     """The documents of an image. `settles`: when its tag is sealed, if the tag is settling; otherwise "".
 
-    `contents`: its packages and files, None if they were not asked for.
+    `contents`: its packages and files; `evidence`: its signatures; each None if not asked for.
     """
 
     documents: Inspected
     settles: str
     contents: ImageContents | None = None
+    evidence: VerifiedEvidence | None = None
 
 
 def inspect_image(
-    location: Location, platform: str | None, options: RegistryOptions, *, contents: bool = False
+    location: Location,
+    platform: str | None,
+    options: RegistryOptions,
+    *,
+    contents: bool = False,
+    signed_by: tuple[Path, ...] = (),
 ) -> InspectedImage:
     """Return the documents of an image at any location. `platform`: which image of an index, as `linux/amd64`.
 
-    `contents`: read its layers too.
+    `contents`: read its layers too. `signed_by`: files of public keys to verify its signatures with.
 
     Raises: RemoteNotFound, LocationInvalid, LedgerBroken and other errors of the location.
     """
+    keys = trusted_keys(signed_by)
+    if keys and (location.kind is not LocationKind.REGISTRY or location.reference is None):
+        raise ReferenceUnsuitable(
+            f"--signed-by needs an image of a registry: signatures name a repository, and {location.text} is in none"
+        )
 
     async def read(transport: Transport) -> InspectedImage:
         async with opened_sources(options.client, transport, location) as (source,):
             digest, settles = await _resolved(transport, source, location)
             found = await inspect(source, digest, platform)
-            return InspectedImage(found, settles, await read_contents(source, found) if contents else None)
+            return InspectedImage(
+                found,
+                settles,
+                await read_contents(source, found) if contents else None,
+                await _verified(source, location, digest, keys) if keys else None,
+            )
 
     registries = [] if location.reference is None else [location.reference.registry]
     return ask_followed(options, registries, read)
+
+
+async def _verified(
+    source: ImageSource, location: Location, digest: Digest, keys: tuple[TrustedKey, ...]
+) -> VerifiedEvidence | None:
+    if location.reference is None:
+        return None
+    image = SignedImage(location.reference.repository, digest)
+    evidence = await read_evidence(source, digest)
+    missing = judge_evidence([SignedBy(key) for key in keys], image, evidence).missing
+    return VerifiedEvidence(tuple(evidence_findings(keys, image, evidence)), tuple(each.what for each in missing))
 
 
 async def _resolved(transport: Transport, source: ImageSource, location: Location) -> tuple[Digest, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,7 +25,10 @@ RuleTable = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class RuleInfo:
-    """A rule. `number`: its position in the configuration, from 1; 0 for a built-in one. `settle` None: its tags do not settle."""
+    """A rule. `number`: its position in the configuration, from 1; 0 for a built-in one. `settle` None: its tags do not settle.
+
+    `require`: the evidence that an image needs for a tag.
+    """
 
     number: int
     repository: str
@@ -33,6 +36,7 @@ class RuleInfo:
     mode: Mode
     keep: str
     settle: str | None
+    require: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class RuleReads(Protocol):
 def rule_tables(file: Path) -> list[RuleTable]:
     """Return the `[[rule]]` tables of a configuration file, which are valid rules. Its other tables are not read.
 
+    They are without `require`: it has no effect on modes, and its key files are the server's.
+
     Raises: FileMissing; Invalid: it can't be read, is not TOML, or has an invalid rule.
     """
     return parse_rule_tables(_read(file), str(file))
@@ -98,6 +104,7 @@ def parse_rule_tables(raw: bytes, source: str) -> list[RuleTable]:
         raise Invalid(f"{source} is not valid TOML: {error}") from error
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise Invalid(f"{source}: rule is not an array of tables; write each rule as [[rule]]")
+    tables = [{key: value for key, value in table.items() if key != "require"} for table in tables]
     try:
         parse_rules(tables)
     except RuleInvalid as error:

@@ -19,7 +19,8 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.ledger.merkle import EMPTY_ROOT, HASH_BYTES
-from boltseal.ledger.note import SigningKey, VerifierKey, decode_base64, format_note, open_note
+from boltseal.ledger.note import SigningKey, VerifierKey, format_note, open_note
+from boltseal.oci.base64_text import decode_base64
 
 MAX_SIZE: Final = 2**63 - 1
 _is_size = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII).fullmatch

@@ -15,7 +15,7 @@ are ignored. One invalid signature by a known key makes the whole note invalid.
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.loading import deferred
+from boltseal.oci.base64_text import decode_base64
 
 if TYPE_CHECKING:
     from cryptography import exceptions
@@ -232,15 +233,6 @@ def open_note(raw: bytes, keys: Iterable[VerifierKey]) -> OpenedNote:
         names = ", ".join(sorted({quote(signature.name, 40) for signature in note.signatures})[:3])
         raise NoteInvalid(f"none of the trusted keys signed this note; it is signed by {names}")
     return OpenedNote(note.text, verified)
-
-
-def decode_base64(text: str) -> bytes | None:
-    """Decode standard base64 in its canonical form; None for any other text."""
-    try:
-        data = b64decode(text, validate=True)
-    except ValueError:
-        return None
-    return data if b64encode(data).decode() == text else None
 
 
 def _parse_signature(line: str) -> Signature:

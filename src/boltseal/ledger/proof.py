@@ -23,7 +23,8 @@ from boltseal.errors import Invalid, quote
 from boltseal.ledger.checkpoint import MAX_SIZE, SignedCheckpoint, open_checkpoint
 from boltseal.ledger.entry import Entry, parse
 from boltseal.ledger.merkle import HASH_BYTES, leaf_hash, verify_inclusion
-from boltseal.ledger.note import VerifierKey, decode_base64
+from boltseal.ledger.note import VerifierKey
+from boltseal.oci.base64_text import decode_base64
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
 MAX_RECEIPT_BYTES: Final = 1_200_000

@@ -8,7 +8,7 @@ parsed type or cleaned here (actors), so that no line can contain a control char
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
@@ -16,6 +16,7 @@ from typing import Final, Self
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.globs import parse_repository_glob, parse_tag_glob
+from boltseal.policy.requirements import MissingEvidence
 from boltseal.policy.rule_decision import signature_subject
 from boltseal.policy.rules import Mode, Rule
 
@@ -139,6 +140,16 @@ def not_extended(tag: Tag, repository: Repository, standing: Digest, pushed: Dig
     return (
         f"tag {_shortened(tag)} of {repository} is append-only, and this push ({pushed.short}) lacks layers or entries "
         f"of the manifest that the tag resolves to ({standing.short}); fetch that, add to it, push again"
+    )
+
+
+def put_unsigned(tag: Tag, repository: Repository, pushed: Digest, missing: Sequence[MissingEvidence]) -> str:
+    """Refuse to give a tag to an image without the evidence that the rule requires. `missing`: at least one."""
+    lacks = "; ".join(each.what + (f" (there is evidence, but {each.why})" if each.why else "") for each in missing)
+    commands = ", ".join(dict.fromkeys(each.command for each in missing))
+    return (
+        f"tag {tag} of {repository} is given only to signed images; {pushed.short} lacks: {lacks}; push the image by digest, "
+        f"run {commands}, then push the tag; `boltseal publish` does all of this"
     )
 
 

@@ -32,6 +32,7 @@ class RefusalReason(StrEnum):
     TOMBSTONE = "tombstone"
     SETTLING = "settling"
     NOT_EXTENDED = "not-extended"
+    UNSIGNED = "unsigned"
     PROTECTED = "protected"
     QUOTA = "quota"
     HELD = "held"
@@ -64,6 +65,7 @@ MEANINGS: Final[Mapping[RefusalReason, str]] = {
     RefusalReason.TOMBSTONE: "the tag was sealed and deleted; it can come back only with the same digest",
     RefusalReason.SETTLING: "the tag is settling, and the push is not the index that completes it",
     RefusalReason.NOT_EXTENDED: "the tag is append-only and the push removes content",
+    RefusalReason.UNSIGNED: "the rule requires signatures or attestations that the image does not have",
     RefusalReason.PROTECTED: "a delete of something that a sealed tag protects",
     RefusalReason.QUOTA: "over a user's quota, or over a limit on uploads or referrers",
     RefusalReason.HELD: "the upstream's tag moved against its rules and is held back",
@@ -103,6 +105,8 @@ class DetailDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     by: str | None = None
     free: list[str] = []
     rule: str | None = None
+    missing: list[str] = []
+    commands: list[str] = []
 
 
 DETAIL_KEYS: Final[Mapping[str, str]] = {
@@ -115,6 +119,8 @@ DETAIL_KEYS: Final[Mapping[str, str]] = {
     "by": "the user who sealed the tag; of a settling tag, who pushed it",
     "free": "tags that the same content could be pushed to, at most one; absent where no next version is obvious or free",
     "rule": "the rule that applies to the tag",
+    "missing": "of an unsigned image, the signatures and attestations that the rule requires and the image lacks",
+    "commands": "of an unsigned image, the commands that add what is missing, each once; `REGISTRY` stands for the registry's address",
 }
 """What each key says, for the docs."""
 
@@ -131,6 +137,8 @@ class RefusalDetail:
     by: str | None = None
     free: tuple[Tag, ...] = ()
     rule: str | None = None
+    missing: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
     def without_content(self) -> Self:
         """Return the detail for a caller who may not pull: what the request itself had, and the reason."""
@@ -147,6 +155,8 @@ class RefusalDetail:
             by=self.by,
             free=[str(tag) for tag in self.free],
             rule=self.rule,
+            missing=list(self.missing),
+            commands=list(self.commands),
         )
 
     def as_json(self) -> dict[str, object]:
@@ -168,6 +178,8 @@ class RefusalDetail:
                 found.by,
                 tuple(Tag(tag) for tag in found.free),
                 found.rule,
+                tuple(found.missing),
+                tuple(found.commands),
             )
         except (ValueError, DigestInvalid, TagInvalid):
             return None

@@ -17,11 +17,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NoReturn
 
 from boltseal.errors import Invalid, quote
 from boltseal.policy.durations import UNITS_US, DurationInvalid, format_duration, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
+from boltseal.policy.requirements import KeyReader, Requirement, RequirementInvalid, parse_requirements
 from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.unreachable_rules import MAX_STEPS, EarlierRules, TooManySteps, matches_no_name
 
@@ -47,6 +48,13 @@ RULE_KEYS: Final = {
         (
             "For clients that push the parts of an image under its tag: how long a new tag waits for its index before it is "
             "sealed, such as `60s`; at most `1h`. Default: it is sealed at once."
+        ),
+    ),
+    "require": SettingKey(
+        "",
+        (
+            "Signatures and attestations that an image needs before it gets a tag of the rule, such as "
+            '`[{ key = "release.pub" }]`: see "Signed before it is named" (docs/guides/require-signatures.md).'
         ),
     ),
 }
@@ -112,6 +120,7 @@ class Rule:
     """One rule. `number`: its position in the configuration, from 1; 0 for built-in rules.
 
     `settle_us`: how long a tag that is pushed without an index waits for one before it is sealed; 0: it is sealed at once.
+    `require`: the evidence that an image needs before it gets a tag; tags of signature tools are not of such a rule.
     """
 
     repository: Glob
@@ -120,10 +129,13 @@ class Rule:
     keep: Keep = FOREVER
     number: int = 0
     settle_us: int = 0
+    require: tuple[Requirement, ...] = ()
 
     def matches(self, repository: str, tag: str) -> bool:
-        """Return whether both globs match."""
-        return self.repository.matches(repository) and self.tag.matches(tag)
+        """Return whether both globs match. A rule that requires signatures does not match the tags that have them."""
+        if not (self.repository.matches(repository) and self.tag.matches(tag)):
+            return False
+        return not (self.require and _SIGNATURE_TAG.matches(tag))
 
     @property
     def why(self) -> str:
@@ -137,6 +149,7 @@ class Rule:
     def as_toml(self) -> str:
         """Return the rule as a table for the configuration file, without defaults and without a final newline.
 
+        `require` is left out: a rule knows its keys, and not the paths of their files.
         None of the texts can hold a quote or a backslash (`globs`), so they need no escapes.
         """
         lines = ["[[rule]]"]
@@ -198,15 +211,23 @@ class RuleSet:
         rows = [
             [str(rule.repository), str(rule.tag), str(rule.mode), str(rule.keep)]
             + ([f"settle {format_duration(rule.settle_us)}"] if rule.settle_us else [])
+            + [f"require {each.canonical()}" for each in rule.require]
             for rule in self.rules
         ]
         return json.dumps(rows, separators=(",", ":"))
 
 
-def parse_rules(tables: Sequence[Mapping[str, object]], *, max_steps: int = MAX_STEPS) -> RuleSet:
+def no_key_files(file: str) -> NoReturn:
+    """Refuse to read the file of a key, where rules were sent and are not the configuration's own. Raises: Invalid."""
+    raise Invalid(f"the key file {quote(file)} is read from the server's own configuration only")
+
+
+def parse_rules(
+    tables: Sequence[Mapping[str, object]], *, max_steps: int = MAX_STEPS, read_key: KeyReader = no_key_files
+) -> RuleSet:
     """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong.
 
-    `max_steps`: how many steps the search for unreachable rules may take.
+    `max_steps`: how many steps the search for unreachable rules may take. `read_key`: reads the key files of `require`.
     """
     if len(tables) > MAX_RULES:
         raise RuleInvalid(f"{len(tables)} rules; at most {MAX_RULES} are allowed")
@@ -214,7 +235,7 @@ def parse_rules(tables: Sequence[Mapping[str, object]], *, max_steps: int = MAX_
     earlier = EarlierRules(max_steps)
     for number, table in enumerate(tables, start=1):
         try:
-            rule = _parse_rule(table, number)
+            rule = _parse_rule(table, number, read_key)
             _refuse_unreachable(rule, rules, earlier)
         except RuleInvalid as error:
             raise RuleInvalid(f"rule {number}: {error.message}") from error
@@ -223,15 +244,22 @@ def parse_rules(tables: Sequence[Mapping[str, object]], *, max_steps: int = MAX_
     return RuleSet(tuple(rules))
 
 
-def _parse_rule(table: Mapping[str, object], number: int) -> Rule:
+def _parse_rule(table: Mapping[str, object], number: int, read_key: KeyReader) -> Rule:
     values: dict[str, str] = {}
     for key, value in table.items():
         if key not in RULE_KEYS:
             raise RuleInvalid(_unknown_key(key))
+        if key == "require":
+            continue
         if not isinstance(value, str):
             raise RuleInvalid(f"{key} is of type {type(value).__name__}; expected a string in quotes")
         values[key] = value
     mode = _parse_mode(values.get("mode", "sealed"))
+    require = _parse_require(table["require"], read_key) if "require" in table else ()
+    if require and "settle" in values:
+        raise RuleInvalid(
+            "settle and require exclude each other: a tag that settles is given before its image is complete"
+        )
     return Rule(
         repository=_parse_glob(parse_repository_glob, "repository", values.get("repository", "**")),
         tag=_parse_glob(parse_tag_glob, "tag", values.get("tag", "*")),
@@ -239,7 +267,15 @@ def _parse_rule(table: Mapping[str, object], number: int) -> Rule:
         keep=_parse_keep(values.get("keep"), mode),
         number=number,
         settle_us=_parse_settle(values.get("settle"), mode),
+        require=require,
     )
+
+
+def _parse_require(value: object, read_key: KeyReader) -> tuple[Requirement, ...]:
+    try:
+        return parse_requirements(value, read_key)
+    except RequirementInvalid as error:
+        raise RuleInvalid(error.message) from error
 
 
 def _parse_glob(parse: Callable[[str], Glob], key: str, text: str) -> Glob:

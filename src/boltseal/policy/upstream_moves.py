@@ -10,6 +10,9 @@ observations (or none), and the event to report. In this order:
 5. A held digest that the tag still resolves to is served when its cooldown is over. The cooldown counts from when the
    digest was first held. It starts again when the tag moved back or on in between.
 
+A digest that lacks evidence which the terms require is held in steps 2 and 4, whatever else they say, and no cooldown ends
+that: it is served when it has the evidence, or when an administrator accepts it. A digest that is served stays so.
+
 Only recorded digests are served. A tag that changes more than `MAX_CHANGES` times a day therefore keeps its last recorded
 state for the rest of that day: an upstream that flips a tag can't grow the log without limit.
 """
@@ -92,7 +95,11 @@ class MoveDecision:
 def judge(
     known: KnownTag | None, answer: UpstreamAnswer | None, terms: MoveTerms, now_us: int, on_gone: OnGone = OnGone.ALERT
 ) -> MoveDecision:
-    """Decide about one answer of the upstream. `known` None: never seen. `answer` None: the upstream has no such tag."""
+    """Decide about one answer of the upstream. `known` None: never seen. `answer` None: the upstream has no such tag.
+
+    `terms.lacks` is about this answer.
+    """
+    terms = terms.effective
     if known is None:
         known = KnownTag(None, changes_since_us=now_us)
         if answer is None:
@@ -169,6 +176,8 @@ def _count(known: KnownTag, now_us: int) -> KnownTag:
 
 
 def _until(terms: MoveTerms) -> str:
+    if terms.lacks:
+        return f"it lacks {terms.lacks}; held until it has that, or until an administrator accepts it"
     if terms.cooldown_us is None:
         return "held until an administrator accepts it"
     return f"held until an administrator accepts it, or for {format_duration(terms.cooldown_us)}"

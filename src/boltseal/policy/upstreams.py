@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +21,8 @@ from boltseal.oci.reference import HUB, Repository, Tag
 from boltseal.policy.config_table import ConfigTable
 from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
+from boltseal.policy.requirements import KeyReader, Requirement, RequirementInvalid, parse_requirements
+from boltseal.policy.rules import BUILT_IN_SIGNATURES, no_key_files
 from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.sizes import EXPECTED as SIZE_EXPECTED
 from boltseal.policy.sizes import SizeInvalid, parse_size
@@ -86,6 +88,13 @@ UPSTREAM_RULE_KEYS: Final = {
     ),
     "cooldown": SettingKey("", "A hold ends by itself after so long, such as `7d`."),
     "first_seen": SettingKey("serve", "`hold`: a tag that was never seen here is not served until it is accepted."),
+    "require": SettingKey(
+        "[]",
+        (
+            "Evidence that an image needs before a tag of the rule is served, such as "
+            '`[{ key = "vendor.pub" }]`; without it the tag is held. See docs/guides/mirrored-tags.md.'
+        ),
+    ),
 }
 
 # The name is the first part of repository names, so it has no port and no slash.
@@ -134,27 +143,43 @@ Word = TypeVar("Word", bound=StrEnum)
 class MoveTerms:
     """The terms for one upstream tag. `cooldown_us`: a held digest is served this long after it was first seen.
 
-    None: only after an administrator accepted it.
+    None: only after an administrator accepted it. `require`: the evidence that a digest needs before it is served. `lacks`:
+    what of that the upstream's present digest does not have, "" if it was not asked for or lacks nothing.
     """
 
     on_move: OnMove
     first_seen: FirstSeen = FirstSeen.SERVE
     cooldown_us: int | None = None
+    require: tuple[Requirement, ...] = ()
+    lacks: str = ""
+
+    @property
+    def effective(self) -> MoveTerms:
+        """The terms for the present digest: one that lacks evidence is held, and no cooldown ends that."""
+        if not self.lacks:
+            return self
+        return replace(self, on_move=OnMove.HOLD, first_seen=FirstSeen.HOLD, cooldown_us=None)
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRule:
-    """One `[[upstream.rule]]`. The globs match the upstream's names. `on_move` None: depends on the form of the tag."""
+    """One `[[upstream.rule]]`. The globs match the upstream's names. `on_move` None: depends on the form of the tag.
+
+    `require`: the evidence that an image needs; tags of signature tools are not of such a rule.
+    """
 
     repository: Glob
     tag: Glob
     on_move: OnMove | None = None
     first_seen: FirstSeen = FirstSeen.SERVE
     cooldown_us: int | None = None
+    require: tuple[Requirement, ...] = ()
 
     def matches(self, repository: Repository, tag: Tag) -> bool:
-        """Return whether both globs match."""
-        return self.repository.matches(repository) and self.tag.matches(tag)
+        """Return whether both globs match. A rule that requires signatures does not match the tags that have them."""
+        if not (self.repository.matches(repository) and self.tag.matches(tag)):
+            return False
+        return not (self.require and BUILT_IN_SIGNATURES.tag.matches(tag))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,17 +219,22 @@ class UpstreamTerms:
         default = OnMove.ALERT if self.alarm(repository, tag, gone=False) else OnMove.FOLLOW
         for rule in self.rules:
             if rule.matches(repository, tag):
-                return MoveTerms(rule.on_move or default, rule.first_seen, rule.cooldown_us)
+                return MoveTerms(rule.on_move or default, rule.first_seen, rule.cooldown_us, rule.require)
         return MoveTerms(default)
 
 
-def parse_upstreams(tables: Sequence[Mapping[str, object]]) -> tuple[UpstreamTerms, ...]:
-    """Read the `[[upstream]]` tables of a configuration. Raises: UpstreamInvalid for the first fault."""
+def parse_upstreams(
+    tables: Sequence[Mapping[str, object]], read_key: KeyReader = no_key_files
+) -> tuple[UpstreamTerms, ...]:
+    """Read the `[[upstream]]` tables of a configuration. `read_key`: reads the key files of `require`.
+
+    Raises: UpstreamInvalid for the first fault.
+    """
     if len(tables) > MAX_UPSTREAMS:
         raise UpstreamInvalid(f"{len(tables)} upstreams; at most {MAX_UPSTREAMS} are allowed")
     found: list[UpstreamTerms] = []
     for number, table in enumerate(tables, start=1):
-        terms = _parse(_Table(f"upstream {number}", table, UPSTREAM_KEYS))
+        terms = _parse(_Table(f"upstream {number}", table, UPSTREAM_KEYS), read_key)
         for other in found:
             _refuse_both(f"upstream {number}", terms, other)
         found.append(terms)
@@ -283,7 +313,7 @@ class _Table(ConfigTable):
         return value
 
 
-def _parse(table: _Table) -> UpstreamTerms:
+def _parse(table: _Table, read_key: KeyReader) -> UpstreamTerms:
     name = table.text("name")
     if name is None:
         raise UpstreamInvalid(f'{table.where}: name is missing; expected one such as "{HUB}"')
@@ -309,7 +339,7 @@ def _parse(table: _Table) -> UpstreamTerms:
         keep_for_us=table.duration("keep_for"),
         keep_bytes=table.size("keep_bytes"),
         allow_redirects_to=table.hosts("allow_redirects_to"),
-        rules=_rules(table),
+        rules=_rules(table, read_key),
     )
 
 
@@ -344,17 +374,17 @@ def _check_login(table: _Table, login: Mapping[str, str | None]) -> None:
         raise table.wrong("password_env", "the name of a variable of the environment")
 
 
-def _rules(table: _Table) -> tuple[UpstreamRule, ...]:
+def _rules(table: _Table, read_key: KeyReader) -> tuple[UpstreamRule, ...]:
     tables = table.tables("rule")
     if len(tables) > MAX_RULES:
         raise UpstreamInvalid(f"{table.where}: {len(tables)} rules; at most {MAX_RULES} are allowed")
     return tuple(
-        _rule(_Table(f"{table.where}, rule {number}", each, UPSTREAM_RULE_KEYS))
+        _rule(_Table(f"{table.where}, rule {number}", each, UPSTREAM_RULE_KEYS), read_key)
         for number, each in enumerate(tables, start=1)
     )
 
 
-def _rule(table: _Table) -> UpstreamRule:
+def _rule(table: _Table, read_key: KeyReader) -> UpstreamRule:
     on_move = table.word("on_move", OnMove)
     cooldown_us = table.duration("cooldown")
     first_seen = table.word("first_seen", FirstSeen) or FirstSeen.SERVE
@@ -368,4 +398,14 @@ def _rule(table: _Table) -> UpstreamRule:
         on_move=on_move,
         first_seen=first_seen,
         cooldown_us=cooldown_us,
+        require=_require(table, read_key),
     )
+
+
+def _require(table: _Table, read_key: KeyReader) -> tuple[Requirement, ...]:
+    if "require" not in table.values:
+        return ()
+    try:
+        return parse_requirements(table.values["require"], read_key)
+    except RequirementInvalid as error:
+        raise UpstreamInvalid(f"{table.where}: {error.message}") from error

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ByteSize, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from boltseal.errors import Invalid, quote
 from boltseal.policy.durations import Duration
 from boltseal.policy.globs import parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
@@ -32,6 +33,7 @@ from boltseal.server import setting_values
 from boltseal.server.listen_address import ListenAddress
 from boltseal.server.page_settings import OidcInvalid, OidcSettings, UiSettings
 from boltseal.server.storage_settings import SettingsTable, StorageSettings
+from boltseal.signatures.public_keys import MAX_KEY_BYTES
 
 ENV_PREFIX: Final = "BOLTSEAL_"
 ENV_SEPARATOR: Final = "__"
@@ -217,7 +219,7 @@ class Settings(BaseSettings):
     @cached_property
     def rules(self) -> RuleSet:
         """The `[[rule]]` tables followed by the built-in rules. Raises: RuleInvalid: names the first invalid rule."""
-        return parse_rules(self.rule)
+        return parse_rules(self.rule, read_key=_read_key_file)
 
     @cached_property
     def grants(self) -> Grants:
@@ -262,7 +264,7 @@ class Settings(BaseSettings):
     @cached_property
     def upstreams(self) -> tuple[UpstreamTerms, ...]:
         """The `[[upstream]]` tables. Raises: UpstreamInvalid: names the first invalid upstream."""
-        return tuple(replace(terms, tags=self.expectations) for terms in parse_upstreams(self.upstream))
+        return tuple(replace(terms, tags=self.expectations) for terms in parse_upstreams(self.upstream, _read_key_file))
 
     @cached_property
     def expectations(self) -> TagExpectations:
@@ -383,3 +385,14 @@ def registry_name(settings: Settings) -> str:
         return settings.server.public_url.partition("://")[2]
     address = settings.server.address
     return f"localhost:{address.port}" if address.loopback else settings.server.listen
+
+
+def _read_key_file(file: str) -> bytes:
+    """Read the file of a public key that a rule requires; one byte more than the longest. Raises: Invalid."""
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(MAX_KEY_BYTES + 1)
+    except OSError as error:
+        raise Invalid(f"cannot read the key {quote(file)}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise Invalid(f"cannot read the key {quote(file)}: not a file name") from error

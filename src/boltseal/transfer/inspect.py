@@ -13,7 +13,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
-from boltseal.transfer.copy import SIGNATURE_SUFFIXES
+from boltseal.transfer.attached import SIGNATURE_SUFFIXES
 from boltseal.transfer.image_config import ImageConfig, image_config
 from boltseal.transfer.protocols import ImageSource, LocationNotFound
 

@@ -12,10 +12,10 @@ from boltseal.policy.refusals import MEANINGS, RefusalReason
 from boltseal.server.api.errors import RegistryReadOnly
 from boltseal.server.api.refusal_reasons import REASONS, reason_of
 from boltseal.server.api.responses import refusal
-from boltseal.server.registry.tag_refusals import NotExtended, TagProtected, TagSealed, TagTombstoned
+from boltseal.server.registry.tag_refusals import NotExtended, TagProtected, TagSealed, TagTombstoned, TagUnsigned
 from tests.error_classes import every_error_class
 
-CONTRACT = {"sealed", "tombstone", "not-extended", "protected", "quota", "held"}
+CONTRACT = {"sealed", "tombstone", "not-extended", "protected", "unsigned", "quota", "held"}
 """Reasons that clients and operators rely on: the words of the refusals by seals and limits."""
 
 
@@ -52,6 +52,7 @@ def test_reasons_are_label_values_with_a_documented_meaning() -> None:
         (TagSealed, "sealed"),
         (TagTombstoned, "tombstone"),
         (NotExtended, "not-extended"),
+        (TagUnsigned, "unsigned"),
         (TagProtected, "protected"),
         (RegistryReadOnly, "read-only"),
     ],

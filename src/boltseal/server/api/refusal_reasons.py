@@ -25,7 +25,13 @@ from boltseal.server.mirror.upstream_tags import TagHeldBack
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.quota_checks import UploadsTooMany
 from boltseal.server.registry.sequencer import ClockBehind, ClockStepped, LedgerFrozen, LedgerMissing
-from boltseal.server.registry.tag_refusals import NotExtended, ReferencesMissing, TagSettling, TagTombstoned
+from boltseal.server.registry.tag_refusals import (
+    NotExtended,
+    ReferencesMissing,
+    TagSettling,
+    TagTombstoned,
+    TagUnsigned,
+)
 
 REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
     errors.Invalid: RefusalReason.INVALID,
@@ -49,6 +55,7 @@ REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
     NotExtended: RefusalReason.NOT_EXTENDED,
     TagTombstoned: RefusalReason.TOMBSTONE,
     TagSettling: RefusalReason.SETTLING,
+    TagUnsigned: RefusalReason.UNSIGNED,
     errors.SealedDelete: RefusalReason.PROTECTED,
     errors.Precondition: RefusalReason.PRECONDITION,
     errors.Mismatch: RefusalReason.PRECONDITION,

@@ -57,4 +57,5 @@ def _info(rule: Rule) -> RuleInfo:
         mode=rule.mode,
         keep=str(rule.keep),
         settle=format_duration(rule.settle_us) if rule.settle_us else None,
+        require=[str(each) for each in rule.require],
     )

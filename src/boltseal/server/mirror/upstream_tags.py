@@ -8,6 +8,7 @@ Rules of this module:
   are hashed. `cache` takes the manifest that it brought, so that it is not fetched again.
 - Only "not found" is a miss. After any other failure the recorded digest is served with a warning, and the failed upstream
   is not asked again for every client.
+- A digest that is not served yet needs the evidence that its rule requires (`upstream_evidence`); otherwise it is held.
 - An answer is recorded before it is served (`server.registry.observations`). What cannot be recorded is not served.
 - Notifications follow the record. The entry says what is to be notified, so if this process dies in between, the next one
   does it (`server.notifications.ledger_feed`).
@@ -33,7 +34,9 @@ from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.upstream_moves import MoveEvent, ServedAnswer, UpstreamAnswer, answer_of, warning_of
+from boltseal.policy.upstreams import MoveTerms
 from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.upstream_evidence import missing_evidence
 from boltseal.server.mirror.upstream_limits import EventHandler, UpstreamLimits
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
@@ -163,7 +166,8 @@ class UpstreamTags:
                 if observed is not None and self._fresh(upstream, observed):  # another worker has asked meanwhile
                     return _served(wanted, observed, observed.known.serves)
                 answer = await self._head(wanted, None if observed is None else self._timeout_s)
-                return await self._record(wanted, answer, -1 if observed is None else observed.asked_us)
+                terms = await self._terms(wanted, observed, answer)
+                return await self._record(wanted, answer, terms, -1 if observed is None else observed.asked_us)
         except LockNotAcquired as error:
             return _without_answer(wanted, observed, error)
         except (TagWithdrawn, TagHeldBack):
@@ -174,7 +178,20 @@ class UpstreamTags:
                 raise
             return _without_answer(wanted, observed, error)
 
-    async def _record(self, wanted: _MirroredTag, answer: UpstreamAnswer | None, last_asked_us: int) -> UpstreamTag:
+    async def _terms(
+        self, wanted: _MirroredTag, observed: ObservedTag | None, answer: UpstreamAnswer | None
+    ) -> MoveTerms:
+        """Return the terms for a tag, with the required evidence that upstream's answer lacks unless it is served already."""
+        terms = wanted.upstream.terms.decide(wanted.remote, wanted.tag)
+        serves = None if observed is None else observed.known.serves
+        if not terms.require or answer is None or (serves is not None and serves.digest == answer.digest):
+            return terms
+        lacks = await missing_evidence(self._limits, wanted.upstream, wanted.remote, answer.digest, terms.require)
+        return replace(terms, lacks=lacks)
+
+    async def _record(
+        self, wanted: _MirroredTag, answer: UpstreamAnswer | None, move_terms: MoveTerms, last_asked_us: int
+    ) -> UpstreamTag:
         """Record upstream's answer, report its event if it is one, and return what is served now.
 
         `last_asked_us`: as of the request. The lock may have been lost since, and another process may have asked.
@@ -184,7 +201,7 @@ class UpstreamTags:
             wanted.repository,
             wanted.tag,
             answer,
-            terms.decide(wanted.remote, wanted.tag),
+            move_terms,
             wanted.upstream.actor,
             on_gone=terms.on_gone,
             last_asked_us=last_asked_us,
@@ -261,8 +278,10 @@ def _served(wanted: _MirroredTag, observed: ObservedTag, answer: UpstreamAnswer 
             )
         case ServedAnswer.HELD_BACK:
             held = "" if known.held is None else f" at {known.held.digest}"
+            require = terms.decide(wanted.remote, wanted.tag).require
+            needs = f" until upstream has {' and '.join(map(str, require))} for it" if require else ""
             raise TagHeldBack(
-                f"{name} is new here and is held back{held}: an operator can accept it with `boltseal tag accept {name}`",
+                f"{name} is new here and is held back{held}{needs}: an operator can accept it with `boltseal tag accept {name}`",
                 RefusalDetail(RefusalReason.HELD, wanted.tag, None if known.held is None else known.held.digest),
             )
         case ServedAnswer.SERVED:

@@ -93,7 +93,7 @@ def build_registry(
         uploads=UploadManager(database, blobs, disk_reserve, quotas),
         deletes=Deletes(database, tag_writer, refusals),
         seals=Seals(database, blobs, tag_writer),
-        restores=Restores(database, tag_writer),
+        restores=Restores(database, tag_writer, pulls),
         records=Records(database),
         ledger=Ledger(database, LEDGER, tiles.get(LEDGER)),
         observed=Ledger(database, OBSERVATIONS, tiles.get(OBSERVATIONS)),

@@ -16,6 +16,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from boltseal.errors import BoltsealError, Unavailable
@@ -25,12 +26,13 @@ from boltseal.policy.image_parts import platform_of
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.rule_decision import decide
 from boltseal.server.registry import tag_refusals
-from boltseal.server.registry.absent_tags import consistently
+from boltseal.server.registry.evidence_checks import EvidenceChecks
 from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published, PushedManifest, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, Pulls
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.registry.refusals import RefusalLog
+from boltseal.server.registry.required_evidence import EvidenceChanged
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.metadata import hidden_blobs, layer_chain_table, queries
@@ -40,6 +42,7 @@ from boltseal.server.storage.object_manifests import ObjectManifests, WrittenObj
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 """Of the config of an image whose platform is read."""
+EVIDENCE_ATTEMPTS: Final = 3
 
 
 class Manifests:
@@ -58,6 +61,7 @@ class Manifests:
         pulls: Pulls | None = None,
         chains: LayerChains | None = None,
         objects: ObjectManifests | None = None,
+        evidence: EvidenceChecks | None = None,
     ) -> None:
         self._database = database
         self._tag_writer = tag_writer
@@ -66,6 +70,7 @@ class Manifests:
         self._pulls = pulls
         self._chains = chains
         self._objects = objects
+        self._evidence = evidence or EvidenceChecks(tag_writer.rules, pulls)
 
     async def put(self, upload: ManifestUpload) -> Published:
         """Store a manifest and let its tags resolve to it (end-7).
@@ -76,6 +81,7 @@ class Manifests:
             SealedPut, Precondition: as `TagWriter.publish`.
             Denied: a quota is exceeded.
             ReferencesMissing: garbage collection removed a blob that the manifest names; push that again.
+            TagUnsigned, EvidenceChanged: as `TagWriter.publish`, the latter after EVIDENCE_ATTEMPTS.
         """
         push = parse_upload(upload)
         settles = any(decide(self._tag_writer.rules, push.repository, tag).settle_us for tag in push.tags)
@@ -86,15 +92,35 @@ class Manifests:
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
             push, written = await self._prepared(push)
             try:
-                async with consistently(self._database, push.repository, *push.tags):
-                    return await self._database.write(
-                        lambda tx: self.publish(tx, push, written), repository=push.repository
-                    )
+                return await self._write(push, written)
+            except EvidenceChanged:
+                await self._drop(written)
+                raise
             except Unavailable:  # the transaction may have taken effect
                 raise
             except BoltsealError:
                 await self._drop(written)
                 raise
+
+    async def _write(self, push: ManifestPush, written: WrittenObject | None) -> Published:
+        """Judge the evidence that the rules require, and publish; again if it changed in between, EVIDENCE_ATTEMPTS times."""
+        attempt = 1
+        while True:
+            judged = await self.with_evidence(push)
+            try:
+                async with consistently(self._database, push.repository, *push.tags):
+                    return await self._database.write(
+                        partial(self.publish, push=judged, written=written), repository=push.repository
+                    )
+            except EvidenceChanged:
+                if attempt == EVIDENCE_ATTEMPTS:
+                    raise
+                attempt += 1
+
+    async def with_evidence(self, push: ManifestPush) -> ManifestPush:
+        """Return a push with the judgement of its evidence, if a rule of its tags requires any."""
+        evidence = await self._evidence.judged(push.repository, push.pushed.identity, push.tags)
+        return push if evidence is None else replace(push, evidence=evidence)
 
     async def _prepared(self, push: ManifestPush) -> tuple[ManifestPush, WrittenObject | None]:
         """Return a push with its layer chain, and the manifest's object, if manifests are objects too.
@@ -162,6 +188,7 @@ class Manifests:
                     conditions=push.conditions,
                     may_settle=push.may_settle,
                     platform=push.platform,
+                    evidence=push.evidence,
                 )
                 result = self._tag_writer.publish(tx, change, pushed)
                 if result is not None:

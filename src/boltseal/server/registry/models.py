@@ -15,6 +15,8 @@ from boltseal.oci.digest import SHA256, Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
+from boltseal.policy.requirements import EvidenceVerdict
+from boltseal.policy.rules import RuleSet
 from boltseal.policy.seal import Identity
 from boltseal.server.auth.actor import Actor
 from boltseal.server.storage.metadata.tag_row import TagRow
@@ -157,11 +159,24 @@ class PushedManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedEvidence:
+    """What the evidence of an image was found to be, before the transaction that gives it a tag.
+
+    `rules`: the rules by which it was judged. `image`: the sha256 of the image's bytes. `verdicts`: by the number of the rule.
+    """
+
+    rules: RuleSet
+    image: Digest
+    verdicts: Mapping[int, EvidenceVerdict]
+
+
+@dataclass(frozen=True, slots=True)
 class ManifestPush:
     """A parsed push: the manifest to store, and the tags that are to resolve to it, each once.
 
     `may_settle`: False seals a new tag at once, also under a rule that lets tags settle. `platform`: of the image, read for
     such rules only; "" if it is not known. `chain`: the document of its layer chain (`layer_chains`), None: pending.
+    `evidence`: None where no rule of the tags requires any.
     """
 
     repository: Repository
@@ -172,6 +187,7 @@ class ManifestPush:
     may_settle: bool = True
     platform: str = ""
     chain: str | None = None
+    evidence: JudgedEvidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +219,7 @@ class RepositoryRow:
 class TagChange:
     """A requested change of one tag, with the tag's row before it.
 
-    `row` None: the name was never used. `reason`: goes into the ledger entry. `may_settle`, `platform`: as of
+    `row` None: the name was never used. `reason`: goes into the ledger entry. `may_settle`, `platform`, `evidence`: as of
     `ManifestPush`.
     """
 
@@ -215,6 +231,7 @@ class TagChange:
     conditions: Conditions = UNCONDITIONAL
     may_settle: bool = True
     platform: str = ""
+    evidence: JudgedEvidence | None = None
 
     @property
     def current(self) -> Digest | None:

@@ -94,6 +94,7 @@ class ReservedPushes:
             SealedPut, ManifestInvalid, ...: as `Manifests.put`.
         """
         (tag,) = push.tags
+        push = await self._manifests.with_evidence(push)
 
         def job(tx: UnitOfWork) -> ApprovedPush:
             number = queries.ensure_repository(tx, push.repository, push.actor.name)
@@ -117,7 +118,7 @@ class ReservedPushes:
     async def publish(self, push: ManifestPush) -> Published:
         """Publish a push that upstream has taken. Raises as `Manifests.put`: the rules may have changed meanwhile."""
         (tag,) = push.tags
-        push = await self._manifests.with_chain(push)
+        push = await self._manifests.with_evidence(await self._manifests.with_chain(push))
 
         def job(tx: UnitOfWork) -> Published:
             published = self._manifests.publish(tx, _local(push))

@@ -21,7 +21,9 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.seal import Identity
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.dry_run import undone
-from boltseal.server.registry.models import UNCONDITIONAL, Conditions, PushedManifest, RepositoryRow
+from boltseal.server.registry.evidence_checks import EvidenceChecks
+from boltseal.server.registry.models import UNCONDITIONAL, Conditions, JudgedEvidence, PushedManifest, RepositoryRow
+from boltseal.server.registry.pulls import Pulls
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.metadata import ledger_store, queries
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
@@ -84,9 +86,11 @@ class IndexedEntry(NamedTuple):
 class Restores:
     """Restores tags through the tag writer."""
 
-    def __init__(self, database: Metadata, tag_writer: TagWriter) -> None:
+    def __init__(self, database: Metadata, tag_writer: TagWriter, pulls: Pulls) -> None:
         self._database = database
         self._tag_writer = tag_writer
+        self._pulls = pulls
+        self._evidence = EvidenceChecks(tag_writer.rules, pulls)
 
     async def restore(
         self,
@@ -107,11 +111,12 @@ class Restores:
             NoLongerStored: the repository no longer has that manifest.
             EntryOfOtherTag: the entry does not set the digest of this tag.
             DigestAmbiguous: the tag resolved to several digests with this prefix.
-            SealedPut, ReferencesMissing: as `TagWriter.publish`.
+            SealedPut, ReferencesMissing, EvidenceChanged: as `TagWriter.publish`.
         """
 
         # Not in the transaction, which all other writes wait for: a tag may have any number of entries, and none changes.
         digest = await self._database.read(lambda snapshot: _resolve(snapshot, repository, tag, target))
+        evidence = await self._judged(repository, tag, digest)
 
         def job(tx: UnitOfWork) -> RestoredTag:
             number = queries.lock_repository(tx, repository)
@@ -126,7 +131,7 @@ class Restores:
             identity = Identity(Digest.of(stored.raw), stored.media_type)
             pushed = PushedManifest(digest, identity, parse_manifest(stored.raw, stored.media_type))
             change = self._tag_writer.change(
-                tx, row, tag, actor, reason=reason, conditions=conditions, may_settle=False
+                tx, row, tag, actor, reason=reason, conditions=conditions, may_settle=False, evidence=evidence
             )
             result = self._tag_writer.publish(tx, change, pushed, EntryKind.TAG_RESTORED)
             if result is None:
@@ -134,6 +139,12 @@ class Restores:
             return RestoredTag(digest, change.current, result.entry_index, result.changed)
 
         return await self._database.write(undone(job) if dry_run else job, repository=repository)
+
+    async def _judged(self, repository: Repository, tag: Tag, digest: Digest) -> JudgedEvidence | None:
+        stored = await self._pulls.stored_manifest(repository, digest)
+        if stored is None:  # which the transaction reports
+            return None
+        return await self._evidence.judged(repository, Identity(Digest.of(stored.raw), stored.media_type), (tag,))
 
 
 def _resolve(snapshot: Snapshot, repository: Repository, tag: Tag, target: RestoreTarget) -> Digest:

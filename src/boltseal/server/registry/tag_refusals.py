@@ -15,6 +15,7 @@ from boltseal.oci.reference import Tag
 from boltseal.policy import refusal_message
 from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
+from boltseal.policy.requirements import MissingEvidence
 from boltseal.policy.rules import Rule
 from boltseal.policy.seal import PushDecision
 from boltseal.server.registry import tag_rows
@@ -36,6 +37,10 @@ class TagSettling(Refused, SealedPut):
 
 class NotExtended(Refused, SealedPut):
     """The push to an append-only tag lacks layers or entries of its current manifest."""
+
+
+class TagUnsigned(Refused, SealedPut):
+    """The rule requires evidence for the tag that the image does not have."""
 
 
 class ContentProtected(Refused, SealedDelete):
@@ -83,6 +88,17 @@ def push_not_extending(change: TagChange, current: Digest, pushed: Digest, rule:
     repository, tag = change.repository.name, change.tag
     detail = RefusalDetail(RefusalReason.NOT_EXTENDED, tag, current, pushed, rule=rule.why)
     return NotExtended(refusal_message.not_extended(tag, repository, current, pushed), detail)
+
+
+def push_unsigned(change: TagChange, pushed: Digest, rule: Rule, missing: Sequence[MissingEvidence]) -> TagUnsigned:
+    """Return the refusal to give a tag to an image without the required evidence."""
+    repository, tag = change.repository.name, change.tag
+    lacks = tuple(each.what for each in missing)
+    commands = tuple(dict.fromkeys(each.command for each in missing))
+    detail = RefusalDetail(
+        RefusalReason.UNSIGNED, tag, change.current, pushed, rule=rule.why, missing=lacks, commands=commands
+    )
+    return TagUnsigned(refusal_message.put_unsigned(tag, repository, pushed, missing), detail)
 
 
 def restore_refused(change: TagChange, row: TagRow, target: Digest, decision: PushDecision, rule: Rule) -> SealedPut:

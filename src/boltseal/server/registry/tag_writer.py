@@ -11,7 +11,8 @@ The steps of a publication:
 2. The rule in force decides the mode of the tag (`policy.rule_decision`).
 3. The seal policy decides: refused, nothing to do, or a change (`policy.seal`).
 4. A change that seals the tag, or lets it settle, requires that the repository has everything under the manifest.
-5. Write row and entry.
+5. A rule may require signatures and attestations, which were verified before the transaction (`evidence_checks`).
+6. Write row and entry.
 
 A tag that is settling is not sealed yet (`policy.seal`). It is sealed when its index arrives, when its time is over, and
 before any other change of it: so a delete leaves a tombstone.
@@ -39,11 +40,13 @@ from boltseal.server.registry.models import (
     UNCONDITIONAL,
     Conditions,
     EntryResult,
+    JudgedEvidence,
     PushedManifest,
     RepositoryRow,
     TagChange,
 )
 from boltseal.server.registry.pushed_parts import extends_current, part_of_one_image, parts_of
+from boltseal.server.registry.required_evidence import required_evidence
 from boltseal.server.registry.tag_check import TagCheck
 from boltseal.server.storage.batches import IN_AT_ONCE, batches
 from boltseal.server.storage.metadata import links, queries, tag_table
@@ -91,6 +94,7 @@ class TagWriter:
         conditions: Conditions = UNCONDITIONAL,
         may_settle: bool = True,
         platform: str = "",
+        evidence: JudgedEvidence | None = None,
     ) -> TagChange:
         """Return a change request for a tag, with the tag's row as it is now. Pass it on within the same transaction.
 
@@ -98,7 +102,7 @@ class TagWriter:
         """
         row = tag_table.lock_tag(tx, repository.id, tag)
         self._check.check(tx, repository.name, tag, row)
-        return TagChange(repository, tag, row, actor, reason, conditions, may_settle, platform)
+        return TagChange(repository, tag, row, actor, reason, conditions, may_settle, platform, evidence)
 
     def publish(
         self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, kind: EntryKind | None = None
@@ -113,6 +117,8 @@ class TagWriter:
             TagSettling: the tag is settling, and this is not its index.
             NotExtended: the tag is append-only, and the manifest lacks part of the current one.
             ReferencesMissing: the change seals the tag, and the repository lacks content under the manifest.
+            TagUnsigned: the rule requires evidence that the manifest does not have.
+            EvidenceChanged: the evidence was not judged, or not as the repository has it now.
         """
         repository, tag, row = change.repository, change.tag, change.row
         # 1
@@ -135,11 +141,13 @@ class TagWriter:
         if rule.mode is Mode.SEALED or decision in tag_rows.SEALING:
             self._check_complete(tx, repository, pushed.digest)
         # 5
+        extra = required_evidence(tx, change, pushed, rule, self.rules)
+        # 6
         if row is not None and row.sealed_digest is not None and decision is PushDecision.RETURN:
             # The client may have addressed the same bytes by another digest than the one that the tag is sealed at.
             queries.add_alias(tx, repository.id, str(pushed.digest), str(row.sealed_digest))
         after = tag_rows.after_push(change, pushed, rule, decision, tx.now_us)
-        return self._record(tx, change, after.row, kind or _KINDS[decision], after.extra)
+        return self._record(tx, change, after.row, kind or _KINDS[decision], after.extra | extra)
 
     def _decide(self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, rule: Rule) -> PushDecision:
         state = tag_rows.state_of(change.row)

@@ -89,6 +89,7 @@ class RuleInForce(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     keep: str
     settle: str | None
+    require: Annotated[list[str], Meta(description="The evidence that an image needs for a tag; all of it.")]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,6 +281,7 @@ def rule_document(rule: Rule) -> RuleInForce:
         mode=rule.mode,
         keep=str(rule.keep),
         settle=format_duration(rule.settle_us) if rule.settle_us else None,
+        require=[str(each) for each in rule.require],
     )
 
 

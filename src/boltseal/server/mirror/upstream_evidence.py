@@ -1,0 +1,54 @@
+"""Asks an upstream for the evidence that a rule requires for one of its tags, and judges it.
+
+The evidence is what the upstream has: its signature tags and referrers, read within the limits of `signatures.evidence`. It
+counts as pulls, where an upstream counts those, so it is read only for a digest that is not served yet, once a window. Doubt
+refuses: evidence that can't be read is an error, and the tag keeps its recorded state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from boltseal.client.errors import RemoteUnavailable
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.policy.requirements import Requirement, judge_evidence
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstreams import Upstream
+from boltseal.signatures.signed_image import SignedImage
+from boltseal.transfer.evidence import read_evidence
+from boltseal.transfer.remote import RepositoryLocation
+
+TIMEOUT_S: Final = 30.0
+MAX_TEXT: Final = 2000
+"""Characters of what is missing: an entry of the log has a bounded size, and a rule may have 256 alternatives."""
+
+
+async def missing_evidence(
+    limits: UpstreamLimits,
+    upstream: Upstream,
+    repository: Repository,
+    digest: Digest,
+    requirements: Sequence[Requirement],
+) -> str:
+    """Return what an image of an upstream lacks, as text; "" if it meets all requirements.
+
+    `repository`: its name upstream, which signatures name. Raises: RemoteUnavailable, RemoteBusy and other errors of the
+    upstream.
+    """
+    source = RepositoryLocation(upstream.transport, upstream.terms.authority, repository)
+    async with limits.asking(upstream, pull=True):
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                evidence = await read_evidence(source, digest)
+        except TimeoutError as error:
+            raise RemoteUnavailable(
+                f"{upstream.terms.name} did not send the signatures of {repository}@{digest.short} within {TIMEOUT_S:g} seconds"
+            ) from error
+    image = SignedImage(repository, digest)
+    verdict = await asyncio.to_thread(judge_evidence, requirements, image, evidence)
+    return " and ".join(
+        each.what + (f" (there is evidence, but {each.why})" if each.why else "") for each in verdict.missing
+    )[:MAX_TEXT]

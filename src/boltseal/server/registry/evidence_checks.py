@@ -1,0 +1,98 @@
+"""Judges the evidence that rules require for tags, before the transaction that gives them.
+
+What counts as evidence of an image is in its own repository:
+
+    sha256-<hex>.sig, sha256-<hex>.att      the manifests that these tags resolve to (cosign)
+    referrers                               manifests whose subject is the image (bundles; cosign with OCI 1.1)
+
+Of these, layers of known formats are read and verified (`boltseal.signatures`). An attacker who may push can add any number
+of manifests, so a check reads at most MAX_MANIFESTS manifests, MAX_LAYERS layers and MAX_BYTES bytes; the signature tags
+come first. Evidence over these limits counts as missing: it can delay a tag, and never gives one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from boltseal.errors import NotFound
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import parse_manifest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.requirements import StoredEvidence, judge_evidence
+from boltseal.policy.rule_decision import decide
+from boltseal.policy.rules import RuleSet
+from boltseal.policy.seal import Identity
+from boltseal.server.registry.models import JudgedEvidence, ManifestAnswer
+from boltseal.server.registry.pulls import BlobUnknown, Pulls
+from boltseal.signatures.evidence import MAX_BYTES, MAX_LAYER_BYTES, MAX_LAYERS, MAX_MANIFESTS, EvidenceLayer
+from boltseal.signatures.signed_image import SignedImage
+from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION
+
+_SIGNATURE_TAGS: Final = (".sig", ".att")
+
+
+class EvidenceChecks:
+    """Judges evidence by one set of rules. `pulls`: reads the repository; without it there is no evidence."""
+
+    def __init__(self, rules: RuleSet, pulls: Pulls | None) -> None:
+        self._rules = rules
+        self._pulls = pulls
+
+    async def judged(self, repository: Repository, image: Identity, tags: Sequence[Tag]) -> JudgedEvidence | None:
+        """Return the judgement on an image for the rules of all tags; None if none of these requires anything."""
+        decided = {rule.number: rule for tag in tags if (rule := decide(self._rules, repository, tag)).require}
+        if not decided:
+            return None
+        digest = image.canonical
+        evidence = [] if self._pulls is None else await _evidence_of(self._pulls, repository, digest)
+        signed = SignedImage(repository, digest)
+        verdicts = {
+            number: await asyncio.to_thread(judge_evidence, rule.require, signed, evidence)
+            for number, rule in decided.items()
+        }
+        return JudgedEvidence(self._rules, digest, verdicts)
+
+
+async def _evidence_of(pulls: Pulls, repository: Repository, digest: Digest) -> list[StoredEvidence]:
+    evidence: list[StoredEvidence] = []
+    count, left_bytes = 0, MAX_BYTES
+    async for answer in _manifests(pulls, repository, digest):
+        layers: list[EvidenceLayer] = []
+        for layer in parse_manifest(answer.raw, answer.media_type).layers:
+            most = min(MAX_LAYER_BYTES.get(layer.media_type, 0), left_bytes)
+            if layer.size > most or count == MAX_LAYERS:
+                continue
+            try:
+                raw = await _blob(pulls, repository, layer.digest, most)
+            except BlobUnknown:
+                continue
+            layers.append(EvidenceLayer(layer.media_type, raw, layer.annotations.get(SIGNATURE_ANNOTATION, "")))
+            count, left_bytes = count + 1, left_bytes - len(raw)
+        if layers:
+            evidence.append(StoredEvidence(answer.digest, tuple(layers)))
+    return evidence
+
+
+async def _manifests(pulls: Pulls, repository: Repository, digest: Digest) -> AsyncIterator[ManifestAnswer]:
+    """Yield the manifests that can be evidence of an image, each once: signature tags first, then referrers by digest."""
+    seen: set[Digest] = set()
+    for suffix in _SIGNATURE_TAGS:
+        try:
+            answer = await pulls.manifest(repository, Tag(f"{digest.algorithm}-{digest.hex}{suffix}"))
+        except NotFound:
+            continue
+        seen.add(answer.digest)
+        yield answer
+    page = await pulls.referrers(repository, digest, None, n=MAX_MANIFESTS)
+    for row in page.rows:
+        found = None if row.digest in seen else await pulls.stored_manifest(repository, row.digest)
+        if found is not None:
+            yield found
+
+
+async def _blob(pulls: Pulls, repository: Repository, digest: Digest, most: int) -> bytes:
+    stored = await pulls.blob(repository, digest)
+    pieces = [piece async for piece in pulls.read_blob(digest, 0, min(stored.size, most))]
+    return b"".join(pieces)

@@ -1,0 +1,102 @@
+"""Attestations: in-toto statements in DSSE envelopes.
+
+    envelope   {"payloadType": "application/vnd.in-toto+json", "payload": base64, "signatures": [{"sig": base64}]}
+    payload    {"_type": "https://in-toto.io/Statement/v1", "subject": [{"name": ..., "digest": {"sha256": hex}}],
+                "predicateType": URI, "predicate": {...}}
+    signed     "DSSEv1" SP len(payloadType) SP payloadType SP len(payload) SP payload
+
+`sha256-<hex>.att` resolves to a manifest whose layers are envelopes (`cosign attest`). Source: DSSE `protocol.md`, in-toto
+attestation `spec/v1/statement.md`. A subject's `name` is a comment of the signer and not compared. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from boltseal.errors import quote
+from boltseal.oci.base64_text import decode_base64
+from boltseal.signatures.errors import SignatureInvalid
+from boltseal.signatures.public_keys import PublicKey
+from boltseal.signatures.signed_image import SignedImage, Statement
+from boltseal.signatures.strict_json import parse_strict
+
+ENVELOPE: Final = "application/vnd.dsse.envelope.v1+json"
+MAX_ENVELOPE_BYTES: Final = 16 * 1024 * 1024
+"""An SBOM of a large image has a few megabytes."""
+MAX_SIGNATURES: Final = 16
+MAX_SUBJECTS: Final = 1000
+
+COSIGN_SIGNATURE: Final = "https://sigstore.dev/cosign/sign/v1"
+"""The predicate type by which a statement is a plain signature of its subject, as `cosign sign` of version 3 makes it."""
+
+_IN_TOTO: Final = "application/vnd.in-toto+json"
+_STATEMENTS: Final = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})
+
+
+class _Signature(msgspec.Struct):
+    sig: str
+
+
+class Envelope(msgspec.Struct, rename="camel"):
+    """The JSON of an envelope. Nothing in it is verified."""
+
+    payload: str
+    payload_type: str
+    signatures: list[_Signature]
+
+
+class _Subject(msgspec.Struct):
+    digest: dict[str, str]
+
+
+class _Statement(msgspec.Struct, rename="camel"):
+    type: str = msgspec.field(name="_type")
+    subject: list[_Subject]
+    predicate_type: str
+    predicate: dict[str, Any] | None = None
+
+
+def verify_attestation(raw: bytes, image: SignedImage, key: PublicKey) -> Statement:
+    """Verify an envelope. Raises: SignatureInvalid when it is not strict JSON, or as `verify_envelope`."""
+    return verify_envelope(parse_strict(raw, Envelope, "the envelope", MAX_ENVELOPE_BYTES), image, key)
+
+
+def verify_envelope(envelope: Envelope, image: SignedImage, key: PublicKey) -> Statement:
+    """Verify an envelope that was parsed strictly.
+
+    1. The payload is an in-toto statement by the envelope's type, and is base64.
+    2. One of at most MAX_SIGNATURES signatures is the key's, over type and payload. Before that the payload is not read.
+    3. The payload is a statement, in strict JSON, with at most MAX_SUBJECTS subjects.
+    4. One of its subjects has the image's digest.
+
+    Raises: SignatureInvalid at the first step that fails.
+    """
+    # 1
+    if envelope.payload_type != _IN_TOTO:
+        raise SignatureInvalid(f"the envelope contains {quote(envelope.payload_type)}; expected {quote(_IN_TOTO)}")
+    payload = decode_base64(envelope.payload)
+    if payload is None:
+        raise SignatureInvalid("the payload of the envelope is not base64")
+    # 2
+    if len(envelope.signatures) > MAX_SIGNATURES:
+        raise SignatureInvalid(
+            f"{len(envelope.signatures)} signatures in one envelope; at most {MAX_SIGNATURES} are read"
+        )
+    message = f"DSSEv1 {len(_IN_TOTO)} {_IN_TOTO} {len(payload)} ".encode() + payload
+    values = [decode_base64(each.sig) for each in envelope.signatures]
+    if not any(value is not None and key.verifies(value, message) for value in values):
+        raise SignatureInvalid("the envelope is signed by another key, or its payload was changed")
+    # 3
+    statement = parse_strict(payload, _Statement, "the statement", MAX_ENVELOPE_BYTES)
+    if statement.type not in _STATEMENTS:
+        raise SignatureInvalid(f"the statement is of type {quote(statement.type)}; expected an in-toto statement")
+    if len(statement.subject) > MAX_SUBJECTS:
+        raise SignatureInvalid(f"the statement has {len(statement.subject)} subjects; at most {MAX_SUBJECTS} are read")
+    # 4
+    if not any(each.digest.get(image.digest.algorithm) == image.digest.hex for each in statement.subject):
+        raise SignatureInvalid(f"the statement is about another digest; expected {image.digest}")
+    if statement.predicate_type == COSIGN_SIGNATURE:
+        return Statement(key)
+    return Statement(key, statement.predicate_type, statement.predicate or {})

@@ -1,0 +1,31 @@
+"""The image that a signature has to be about, and what a verified signature says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.signatures.public_keys import PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class SignedImage:
+    """An image manifest or index, as the caller knows it from its own bytes: the repository and the digest."""
+
+    repository: Repository
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What `key` verifiably says about an image.
+
+    `predicate_type`: the type of an attestation; None where the statement is a plain signature of the image.
+    """
+
+    key: PublicKey
+    predicate_type: str | None = None
+    predicate: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,171 @@
+"""`[[upstream.rule]] require`: a tag of an upstream is served only when the upstream has the evidence that the rule requires."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from boltseal.events import Event, TagHeld
+from tests.fakes.upstream import FakeUpstream, status
+from tests.images import OCI_INDEX, Document, error_of, image, signature_tag
+from tests.server.mirror.mirrors import NAME, mirroring
+from tests.server.mirror.observed import observed, story
+from tests.signatures.signed_documents import bundled, signed
+from tests.signatures.signers import Signer
+
+VENDOR, MALLORY = Signer.on_p256(), Signer.on_p256()
+ONE, TWO = image("one"), image("two")
+
+
+@pytest.fixture
+def rule(tmp_path: Path) -> list[dict[str, Any]]:
+    """Return a rule that requires a signature by VENDOR for every tag, and that ends a hold after a week."""
+    (tmp_path / "vendor.pub").write_bytes(VENDOR.pem)
+    require = [{"key": str(tmp_path / "vendor.pub")}]
+    return [{"on_move": "hold", "cooldown": "1s", "require": require}, {"tag": "*"}]
+
+
+async def pull(client: httpx2.AsyncClient, tag: str = "1.4.2") -> httpx2.Response:
+    return await client.get(f"/v2/{NAME}/team/app/manifests/{tag}")
+
+
+def sign(upstream: FakeUpstream, subject: Document, signer: Signer, repository: str = "team/app") -> None:
+    """Put a signature under cosign's tag at the upstream."""
+    upstream.publish("team/app", signature_tag(subject), signed(subject, signer, repository))
+
+
+def attach(upstream: FakeUpstream, subject: Document, signer: Signer) -> None:
+    """Push a bundle as a referrer to the upstream."""
+    bundle = upstream.publish("team/app", None, bundled(subject, signer))
+    listed = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [bundle.descriptor()]}
+    upstream.referrers[subject.digest] = json.dumps(listed).encode()
+
+
+async def test_a_new_tag_is_held_until_it_is_signed(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """An unsigned tag that was never seen is refused with the reason, and served as soon as the upstream has the signature."""
+    reported: list[Event] = []
+    upstream.publish("team/app", "1.4.2", ONE)
+    unconditional = [{**rule[0], "on_move": "follow"}]
+    del unconditional[0]["cooldown"]
+    async with mirroring(data, upstream, rule=unconditional, on_event=reported.append) as mirror:
+        before = await pull(mirror.client)
+        sign(upstream, ONE, MALLORY)
+        forged = await pull(mirror.client)
+        sign(upstream, ONE, VENDOR)
+        after = await pull(mirror.client)
+
+    assert (before.status_code, forged.status_code, after.content) == (403, 403, ONE.raw)
+    assert "is held back at " + ONE.digest in error_of(before)[1]
+    assert "until upstream has a signature by vendor.pub" in error_of(before)[1]
+    assert story(data) == [("held", ONE.digest, ""), ("observed", ONE.digest, "")]
+    assert observed(data)[0].reason.startswith("it lacks a signature by vendor.pub")
+    assert [type(each) for each in reported] == [TagHeld]
+
+
+@pytest.mark.parametrize("form", ["signature tag", "referrer"])
+async def test_a_moved_tag_is_followed_only_when_it_is_signed(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], form: str, whole_store: None
+) -> None:
+    """The signed old image is served while the new one is unsigned; the same rule follows the new one when it is signed."""
+    unconditional = [{"on_move": "alert", "require": rule[0]["require"]}]
+    add = sign if form == "signature tag" else attach
+    upstream.publish("team/app", "1.4.2", ONE)
+    add(upstream, ONE, VENDOR)
+    async with mirroring(data, upstream, rule=unconditional) as mirror:
+        first = await pull(mirror.client)
+        upstream.publish("team/app", "1.4.2", TWO)
+        held = await pull(mirror.client)
+        add(upstream, TWO, VENDOR)
+        second = await pull(mirror.client)
+
+    assert (first.content, held.content, second.content) == (ONE.raw, ONE.raw, TWO.raw)
+    assert "which is held" in held.headers["warning"]
+    assert [kind for kind, *_ in story(data)] == ["observed", "held", "observed"]
+
+
+async def test_no_cooldown_serves_an_unsigned_image(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """The cooldown of the rule ends holds of signed images only."""
+    upstream.publish("team/app", "1.4.2", ONE)
+    sign(upstream, ONE, VENDOR)
+    rule[0]["cooldown"] = "0s"
+    async with mirroring(data, upstream, rule=rule) as mirror:
+        await pull(mirror.client)
+        upstream.publish("team/app", "1.4.2", TWO)
+        unsigned = [await pull(mirror.client) for _ in range(2)]
+        sign(upstream, TWO, VENDOR)
+        signed_now = await pull(mirror.client)
+
+    assert [each.content for each in unsigned] == [ONE.raw, ONE.raw]
+    assert signed_now.content == TWO.raw
+    assert [kind for kind, *_ in story(data)] == ["observed", "held", "accepted"]
+
+
+async def test_a_signature_for_another_repository_is_none(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """A signature that the vendor made for another repository does not serve this one's tag."""
+    upstream.publish("team/app", "1.4.2", ONE)
+    sign(upstream, ONE, VENDOR, "team/other")
+    async with mirroring(data, upstream, rule=rule) as mirror:
+        answer = await pull(mirror.client)
+
+    assert answer.status_code == 403
+    assert "repository" in observed(data)[0].reason
+
+
+async def test_signatures_are_pulled_through_the_mirror(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """The tags of signature tools need no signature, and images by digest are served: a client can verify by itself."""
+    upstream.publish("team/app", "1.4.2", ONE)
+    sign(upstream, ONE, MALLORY)
+    async with mirroring(data, upstream, rule=rule) as mirror:
+        tag = await pull(mirror.client, signature_tag(ONE))
+        by_digest = await pull(mirror.client, ONE.digest)
+        by_tag = await pull(mirror.client)
+
+    assert (tag.status_code, by_digest.status_code, by_tag.status_code) == (200, 200, 403)
+
+
+async def test_a_served_image_needs_no_signature_again(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """What is served stays served when the rule comes later, and its evidence is not asked for."""
+    upstream.publish("team/app", "1.4.2", ONE)
+    async with mirroring(data, upstream) as mirror:
+        await pull(mirror.client)
+    upstream.counted.clear()
+    async with mirroring(data, upstream, rule=rule) as mirror:
+        answer = await pull(mirror.client)
+
+    assert answer.content == ONE.raw
+    assert upstream.counted == {"HEAD /v2/team/app/manifests/1.4.2": 1}
+
+
+async def test_evidence_that_cannot_be_read_serves_nothing_new(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """While the upstream fails on the referrers the old image is served with a warning, and a new tag is not served."""
+    upstream.publish("team/app", "1.4.2", ONE)
+    sign(upstream, ONE, VENDOR)
+    async with mirroring(data, upstream, rule=rule) as mirror:
+        await pull(mirror.client)
+        for each in (TWO, ONE):
+            upstream.answers[f"GET /v2/team/app/referrers/{each.digest}"] = status(500)
+        upstream.publish("team/app", "1.4.2", TWO)
+        upstream.publish("team/app", "2.0.0", ONE)
+        old = await pull(mirror.client)
+        new = await pull(mirror.client, "2.0.0")
+
+    assert old.content == ONE.raw
+    assert "failed on referrers" in old.headers["warning"]
+    assert new.status_code == 503
+    assert [kind for kind, *_ in story(data)] == ["observed"]

@@ -1,0 +1,43 @@
+"""Manifests of signatures as clients push them, for `tests.images`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from boltseal.oci.digest import Digest
+from boltseal.signatures.dsse import ENVELOPE
+from boltseal.signatures.sigstore_bundle import BUNDLE
+from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION, SIMPLE_SIGNING
+from tests.images import OCI_CONFIG, OCI_MANIFEST, Blob, Document, to_json
+from tests.signatures.signers import Signer, encoded, simple_payload, statement
+
+
+def signatures(*layers: tuple[Blob, str], **more: Any) -> Document:
+    """Return a manifest with one layer for each blob and its signature annotation."""
+    own_config = Blob(b"{}", OCI_CONFIG)
+    body = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": own_config.descriptor(),
+        "layers": [blob.descriptor(annotations={SIGNATURE_ANNOTATION: value}) for blob, value in layers],
+        **more,
+    }
+    return Document(to_json(body), OCI_MANIFEST, (own_config, *(blob for blob, _ in layers)))
+
+
+def signed(subject: Document, signer: Signer, repository: str = "shop/app") -> Document:
+    """Return what `cosign sign` puts under a signature tag."""
+    payload = simple_payload(Digest.parse(subject.digest), f"localhost:5000/{repository}")
+    return signatures((Blob(payload, SIMPLE_SIGNING), signer.signature_of(payload)))
+
+
+def bundled(subject: Document, signer: Signer) -> Document:
+    """Return what `cosign sign` of version 3 pushes as a referrer."""
+    bundle = encoded(signer.bundle(encoded(statement(Digest.parse(subject.digest)))))
+    return signatures((Blob(bundle, BUNDLE), ""), artifactType=BUNDLE, subject=subject.descriptor())
+
+
+def attested(subject: Document, signer: Signer, predicate_type: str, predicate: dict[str, Any]) -> Document:
+    """Return what `cosign attest` of version 2 puts under an attestation tag."""
+    stated = statement(Digest.parse(subject.digest), predicate_type, predicate)
+    return signatures((Blob(encoded(signer.envelope(encoded(stated))), ENVELOPE), ""))
