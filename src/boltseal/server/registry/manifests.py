@@ -26,6 +26,7 @@ from boltseal.policy.image_parts import platform_of
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.rule_decision import decide
 from boltseal.server.registry import tag_refusals
+from boltseal.server.registry.absent_tags import consistently
 from boltseal.server.registry.evidence_checks import EvidenceChecks
 from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published, PushedManifest, RepositoryRow
