@@ -31,7 +31,7 @@ async def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 async def test_what_a_command_prints_goes_to_the_log(tmp_path: Path) -> None:
-    """Both streams of the command are shown, and its exit code decides."""
+    """Standard output and standard error of the command are shown, and its exit code decides."""
     with (tmp_path / "log").open("w") as log:
         await run_signing_program(["sh", "-c", "echo out; echo err >&2"], log)
         with pytest.raises(SigningFailed, match="failed with exit code 7"):
