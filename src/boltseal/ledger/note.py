@@ -234,6 +234,11 @@ def open_note(raw: bytes, keys: Iterable[VerifierKey]) -> OpenedNote:
     return OpenedNote(note.text, verified)
 
 
+def cosigned_at_unverified(cosignature: Signature) -> int:
+    """Return the time that a cosignature states, in seconds since the epoch. The signature is not verified."""
+    return int.from_bytes(cosignature.value[:_TIME_BYTES])
+
+
 def decode_base64(text: str) -> bytes | None:
     """Decode standard base64 in its canonical form; None for any other text."""
     try:
