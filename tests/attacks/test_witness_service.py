@@ -180,7 +180,7 @@ async def test_our_client_understands_our_answers(tmp_path: Path) -> None:
         refused = await client.add_checkpoint(5, [], FORK.note(5))
         shown = await client.latest(LOG.key.name)
         await client.aclose()
-    printed = program.call("ledger", "key", "--witness", "--data", data)
+    printed = program.call("ledger", "key", "--cosigner", "--data", data)
     key = VerifierKey.parse(printed.out.strip())
 
     assert isinstance(cosigned, Cosigned)
@@ -202,7 +202,7 @@ async def test_the_commands_of_the_page_print_the_keys(tmp_path: Path, monkeypat
     async with witness(data):
         pass
     printed = [program.call(*words) for words in commands]
-    both = program.call("ledger", "key", "--witness", "--observations", "--data", data)
+    both = program.call("ledger", "key", "--cosigner", "--observations", "--data", data)
 
     assert [one.code for one in without] == [0, 1]
     assert [VerifierKey.parse(one.out.strip()).type for one in printed] == [ED25519, COSIGNATURE]

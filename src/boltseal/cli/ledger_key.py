@@ -19,7 +19,7 @@ def ledger_key(
     witness: Annotated[
         bool,
         typer.Option(
-            "--witness", help="The key with which this registry cosigns other ledgers ([witness_service]) instead."
+            "--cosigner", help="The key with which this registry cosigns other ledgers ([witness_service]) instead."
         ),
     ] = False,
     config: ConfigOption = None,
@@ -29,7 +29,7 @@ def ledger_key(
     """Print the public key that signs the ledger, for `boltseal ledger trust` and for tools that read C2SP notes."""
     with CommandOutput("ledger-key", as_json=as_json) as output:
         if witness and observations:
-            raise Invalid("--observations and --witness name two keys; give one of them")
+            raise Invalid("--observations and --cosigner name two keys; give one of them")
         settings = store_settings(config, data)
         found = witness_key(settings) if witness else public_key(settings, observations=observations)
         output.add(ref=found.origin, status="key", key=str(found.key))

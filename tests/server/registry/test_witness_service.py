@@ -246,14 +246,14 @@ def in_threads(work: list[Callable[[], object]]) -> list[object]:
     """Run all at once, and return what each returned or raised."""
     ready, results = threading.Barrier(len(work)), [object()] * len(work)
 
-    def run(at: int, one: Callable[[], object]) -> None:
+    def run(at: int, job: Callable[[], object]) -> None:
         ready.wait()
         try:
-            results[at] = one()
+            results[at] = job()
         except (NotConsistent, SizeDiffers, Unavailable) as error:
             results[at] = error
 
-    threads = [threading.Thread(target=run, args=(at, one)) for at, one in enumerate(work)]
+    threads = [threading.Thread(target=run, args=(at, job)) for at, job in enumerate(work)]
     for thread in threads:
         thread.start()
     for thread in threads:
