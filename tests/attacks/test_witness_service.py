@@ -50,8 +50,8 @@ def settings(data: Path, *keys: VerifierKey, witness: VerifierKey | None = None,
 
 
 @asynccontextmanager
-async def witness(data: Path, **server: object) -> AsyncIterator[Serving]:
-    async with serving_as(settings(data, LOG.key.verifier, **server)) as registry:
+async def witness(data: Path, *, read_only: bool = False) -> AsyncIterator[Serving]:
+    async with serving_as(settings(data, LOG.key.verifier, read_only=read_only)) as registry:
         yield registry
 
 

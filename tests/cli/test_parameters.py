@@ -87,6 +87,8 @@ MEANINGS = {
     "--update": "lock what tags resolve to now",
     "--user": "the owner of API tokens",
     "--write": "write the project's files",
+    "--listen": "where a server listens",
+    "--witness": "a witness whose cosignature is required",
     "--dockerfile": "a Dockerfile",
     "--every": "repeat",
     "--repository": "a repository of a registry",

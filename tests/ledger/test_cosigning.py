@@ -10,6 +10,7 @@ from boltseal.errors import BoltsealError, Denied, Invalid, NotFound, Preconditi
 from boltseal.ledger.checkpoint import Checkpoint
 from boltseal.ledger.cosigning import (
     MAX_PROOF_LINES,
+    KnownLogs,
     NotConsistent,
     SizeDiffers,
     SubmissionInvalid,
@@ -18,7 +19,7 @@ from boltseal.ledger.cosigning import (
     open_submission,
     parse_submission,
 )
-from boltseal.ledger.note import COSIGNATURE, KeyInvalid, SigningKey, VerifierKey, format_note
+from boltseal.ledger.note import COSIGNATURE, KeyInvalid, SigningKey, format_note
 from tests.ledger.tree_oracle import mth, proof
 
 KEY = SigningKey("log.example.com", bytes(range(32)))
@@ -42,7 +43,7 @@ def body(old: int | str, hashes: list[bytes], note: bytes) -> bytes:
     return "\n".join(lines).encode() + note
 
 
-def judge(request: bytes, seen: Checkpoint | None, logs: dict[str, tuple[VerifierKey, ...]] = LOGS) -> Checkpoint:
+def judge(request: bytes, seen: Checkpoint | None, logs: KnownLogs = LOGS) -> Checkpoint:
     """Do what a witness does with a request."""
     opened = open_submission(parse_submission(request), logs)
     check_extends(opened, seen)
