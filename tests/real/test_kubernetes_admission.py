@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from boltseal import __version__
 from boltseal.deploy.kube.admission_review import POD_SPECS
 from tests.cli import program
 from tests.docs.pages import ROOT
@@ -67,7 +68,7 @@ def test_the_pod_runs_the_command_without_privileges() -> None:
 
     assert all(each.partition("=")[0] in help_text for each in options), shlex.join(options)
     assert all(any(file.startswith(f"{path}/") for path in mounted) for file in files)
-    assert container["image"].startswith(IMAGE)
+    assert container["image"] == f"{IMAGE}:{__version__}"
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
