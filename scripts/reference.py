@@ -56,6 +56,7 @@ from boltseal.server.settings import (
     LocalSettings,
     OutdatedSettings,
     ServerSettings,
+    WitnessServiceSettings,
     WitnessSettings,
 )
 from boltseal.server.storage_settings import MarkSettings, S3Settings, StorageSettings
@@ -74,6 +75,7 @@ _TABLES: Final[Sequence[tuple[str, type[BaseModel]]]] = (
     ("[local]", LocalSettings),
     ("[outdated]", OutdatedSettings),
     ("[[witness]]", WitnessSettings),
+    ("[witness_service]", WitnessServiceSettings),
 )
 _KEY_TABLES: Final[Sequence[tuple[str, Mapping[str, SettingKey]]]] = (
     ("[[auth.grant]]", GRANT_KEYS),

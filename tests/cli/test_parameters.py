@@ -88,6 +88,8 @@ MEANINGS = {
     "--user": "the owner of API tokens",
     "--wait": "how long to wait at most",
     "--write": "write the project's files",
+    "--listen": "where a server listens",
+    "--witness": "a witness whose cosignature is required",
     "--dockerfile": "a Dockerfile",
     "--every": "repeat",
     "--repository": "a repository of a registry",

@@ -150,6 +150,7 @@ RUN_ELSEWHERE: Final[Mapping[str, str]] = {
     "docs/guides/kubernetes.md": "tests/kube/test_guide.py",
     "docs/operations/backup.md": "tests/real/test_operators_pages.py",
     "docs/operations/tls.md": "tests/real/test_operators_pages.py",
+    "docs/operations/witness.md": "tests/attacks/test_witness_service.py",
     "docs/releasing.md": "tests/distribution/test_dist.py",
     "docs/guides/require-signatures.md": "tests/real/test_required_signatures.py",
 }

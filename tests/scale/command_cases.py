@@ -160,6 +160,7 @@ def _first_of_moves() -> str:
 
 NOT_MEASURED: Final[Mapping[str, str]] = {
     "serve": "its requests are the cases of `route_cases`",
+    "admission": "a review has at most 500 images, what is remembered has a limit; `python -m bench.admission` measures it",
     "health": "one request, of /readyz",
     "admin migrate": "another storage; it reads each row and each blob once",
     "admin restore": "measured with admin backup",

@@ -413,6 +413,18 @@ SECTIONS: Final = (
     ),
     LEDGER,
     Section(
+        "Kubernetes",
+        (
+            Command(
+                "admission",
+                "Run the admission webhook of a cluster.",
+                "boltseal admission --trusted trusted --tls-cert tls.crt --tls-key tls.key",
+                keywords="kubernetes k8s webhook admit mutate validate pods deny policy",
+                extra=_SERVER,
+            ),
+        ),
+    ),
+    Section(
         "Other",
         (
             Command(

@@ -235,6 +235,11 @@ def open_note(raw: bytes, keys: Iterable[VerifierKey]) -> OpenedNote:
     return OpenedNote(note.text, verified)
 
 
+def cosigned_at_unverified(cosignature: Signature) -> int:
+    """Return the time that a cosignature states, in seconds since the epoch. The signature is not verified."""
+    return int.from_bytes(cosignature.value[:_TIME_BYTES])
+
+
 def _parse_signature(line: str) -> Signature:
     name, space, encoded = line.removeprefix(_DASH).partition(" ")
     value = decode_base64(encoded)

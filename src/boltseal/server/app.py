@@ -36,6 +36,8 @@ from boltseal.server.api.request import BodyLimits, with_forwarded_client
 from boltseal.server.api.server_names import allowed_hosts, realm
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.token import TOKEN_PATH, TokenService
+from boltseal.server.api.witness_service import PREFIX as WITNESS_PREFIX
+from boltseal.server.api.witness_service import WitnessServiceApi
 from boltseal.server.auth.access import Access
 from boltseal.server.auth.api_tokens import ApiTokens
 from boltseal.server.auth.failed_logins import FailedLogins
@@ -55,12 +57,13 @@ from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
-from boltseal.server.registry.ledger_start import ask_witnesses, begin_ledger, resume
+from boltseal.server.registry.ledger_start import ask_witnesses, begin_ledger, ledger_name, resume
 from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.registry.readiness import Readiness, frozen_refusal, readiness
 from boltseal.server.registry.sequencer import ClockStepped
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.store_gauges import StoreGauges
+from boltseal.server.registry.witness_service import WitnessService
 from boltseal.server.registry.witnesses import Witnesses
 from boltseal.server.server_events import ServerEvents
 from boltseal.server.settings import Settings
@@ -114,6 +117,7 @@ class Application(Starlette):
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
+        self._witness_service: WitnessService | None = None
         self._trusted_proxies = [parse_network(text) for text in settings.server.trusted_proxies]
         self._events = ServerEvents(on_event)
         self._janitor_every_s = janitor_every_s
@@ -173,6 +177,9 @@ class Application(Starlette):
             count=self._observer.totals.count,
         )
         self._leases = leases = open_leases(self._settings.server.data, self._settings.storage)
+        self._witness_service = self._open_witness_service(store)
+        if self._witness_service is not None and not self._settings.server.read_only:
+            await finish_in_thread(self._witness_service.begin)
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
             self._events.start(self._settings, store)
@@ -272,6 +279,10 @@ class Application(Starlette):
         self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
             self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
+        if self._witness_service is not None:
+            self._endpoints[WITNESS_PREFIX] = WitnessServiceApi(
+                self._observer, self._witness_service, read_only=READ_ONLY if server.read_only else None
+            )
         if self._store is None or self._leases is None:
             raise AssertionError("the store is open before requests are served")
         admin = admin_api(self._observer, auth, api_settings, registry, settings, self._store, self._leases)
@@ -280,6 +291,21 @@ class Application(Starlette):
         contents = PageContext(registry, access, admin, settings.name_resolver, host, self._verifier_key)
         ledger = PageLedger(registry.ledger, registry.observed, access, public=settings.ledger.public)
         self._endpoints[PAGES_PREFIX] = self._pages(auth, settings, contents, ledger)
+
+    def _open_witness_service(self, store: OpenStore) -> WitnessService | None:
+        """Return the witness of other ledgers, None if the settings name none."""
+        settings = self._settings.witness_service
+        if not settings.logs:
+            return None
+        name = settings.name or f"{ledger_name(self._settings)}/witness"
+        return WitnessService(
+            store.keys,
+            store.database,
+            settings.known_logs,
+            name,
+            now_us=store.database.now_us,
+            clock_doubt=self._clock_doubt,
+        )
 
     def _verifier_key(self, log: Log) -> str:
         return "" if self._store is None else self._store.verifier_key(log)
@@ -411,6 +437,8 @@ class Application(Starlette):
             )
         if self._witnesses is not None:
             notes = (*notes, *self._witnesses.troubles)
+        if self._witness_service is not None and self._witness_service.trouble is not None:
+            notes = (*notes, self._witness_service.trouble)
         notes = (*notes, *self._events.troubles, *self._store.registry.settling.troubles)
         notes = (*notes, *self._observer.restarts.troubles(time.monotonic()))
         read_only = _read_only(self._settings, self._store)
@@ -471,7 +499,7 @@ def _endpoint_key(path: str) -> str:
     return next(
         (
             prefix
-            for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX, PAGES_PREFIX)
+            for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX, PAGES_PREFIX, WITNESS_PREFIX)
             if path.startswith(prefix)
         ),
         path,

@@ -62,6 +62,7 @@ _IN_JSON: Final = (
     ("auth", "oidc", "allow_hosts"),
     ("local", "namespaces"),
     ("outdated", "ignore"),
+    ("witness_service", "logs"),
 )
 """The settings whose environment variable is JSON."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from boltseal.ledger.cosigning import parse_known_log
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
 from boltseal.policy.client_address import parse_network
 from boltseal.policy.durations import Duration, DurationInvalid
@@ -109,6 +110,15 @@ def witness_key(text: str) -> str:
         raise ValueError(error.message) from error
     if key.type != COSIGNATURE:
         raise ValueError("a key of a witness, whose type is 4 (Ed25519 cosignature)")
+    return text
+
+
+def witnessed_log(text: str) -> str:
+    """Check the key of a ledger that is cosigned, perhaps with the ledger's origin behind it."""
+    try:
+        parse_known_log(text)
+    except KeyInvalid as error:
+        raise ValueError(f"KEY, or KEY ORIGIN; {error.message}") from error
     return text
 
 

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ByteSize, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from boltseal.errors import Invalid, quote
+from boltseal.ledger.cosigning import KnownLogs, known_logs
 from boltseal.policy.durations import Duration
 from boltseal.policy.globs import parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
@@ -177,6 +178,22 @@ class WitnessSettings(SettingsTable):
     """The prefix under which it shows the checkpoints that it cosigned (C2SP tlog-witness). Default: `url`."""
 
 
+class WitnessServiceSettings(SettingsTable):
+    """`[witness_service]`: this registry as a witness of other ledgers (C2SP tlog-witness), under `/witness`."""
+
+    logs: Annotated[
+        tuple[Annotated[str, AfterValidator(setting_values.witnessed_log)], ...], Field(max_length=1000)
+    ] = ()
+    """Keys of the ledgers whose checkpoints this registry cosigns, as `boltseal ledger key` prints them; behind a space the ledger's origin, if that is not the key's name. None: it is no witness."""
+    name: Annotated[str, AfterValidator(setting_values.ledger_origin)] | None = None
+    """The name of the key of the cosignatures, fixed at the first start. Default: the host of `public_url`, else the address, and `/witness`."""
+
+    @property
+    def known_logs(self) -> KnownLogs:
+        """The keys of `logs` by origin."""
+        return known_logs(self.logs)
+
+
 class LocalSettings(SettingsTable):
     """`[local]`: repositories that are never resolved to an upstream, even before the first push to them."""
 
@@ -213,6 +230,7 @@ class Settings(BaseSettings):
     upstream: tuple[dict[str, Any], ...] = ()
     tags: tuple[dict[str, Any], ...] = ()
     witness: tuple[WitnessSettings, ...] = ()
+    witness_service: WitnessServiceSettings = WitnessServiceSettings()
     notify: tuple[dict[str, Any], ...] = ()
     on_outdated: tuple[dict[str, Any], ...] = ()
 

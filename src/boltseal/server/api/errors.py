@@ -77,6 +77,10 @@ class RangeNotSatisfiable(RangeInvalid):
         self.size = size
 
 
+class CheckpointRefused(Invalid):
+    """A checkpoint that is not proven to extend the one that this registry cosigned last, as a witness (422)."""
+
+
 class UriTooLong(TooLarge):
     """The URL is too long (414)."""
 
@@ -89,7 +93,12 @@ class BodyStalled(Unavailable):
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
 
 
-HTTP_STATUS: Final[dict[type[BoltsealError], int]] = {MethodNotAllowed: 405, RegistryReadOnly: 405, UriTooLong: 414}
+HTTP_STATUS: Final[dict[type[BoltsealError], int]] = {
+    MethodNotAllowed: 405,
+    RegistryReadOnly: 405,
+    UriTooLong: 414,
+    CheckpointRefused: 422,
+}
 """Statuses of the errors that are defined here because they exist only in HTTP."""
 
 

@@ -23,6 +23,7 @@ from boltseal.server.registry.recovery import (
     step_back,
 )
 from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.registry.witness_service import KEY_NAME
 from boltseal.server.settings import Settings
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.ledger_copy import FolderCopy
@@ -89,6 +90,17 @@ def ledger_key(settings: Settings, *, observations: bool) -> LedgerKey:
             if observations
             else f"no ledger was signed in {settings.server.data} yet: `boltseal serve` makes the key at its first start; "
             "name another data folder with --data"
+        )
+    return LedgerKey(found.name, found.verifier)
+
+
+def witness_key(settings: Settings) -> LedgerKey:
+    """Return the public key with which this registry cosigns other ledgers. Raises: NotFound: there is none yet."""
+    found = LedgerKeys(settings.keys, name=KEY_NAME).key()
+    if found is None:
+        raise NotFound(
+            f"nothing was cosigned in {settings.server.data} yet: `boltseal serve` makes the key at its first start with "
+            "[witness_service] logs"
         )
     return LedgerKey(found.name, found.verifier)
 

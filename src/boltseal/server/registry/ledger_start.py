@@ -132,7 +132,7 @@ def begin_ledger(store: OpenStore, settings: Settings) -> None:
     """Begin a new ledger, and record new rules. A read-only server does not, as it applies none."""
     if store.database.frozen is not None or (settings.server.read_only and store.database.read_and_wait(_has_ledger)):
         return
-    origin, rules = _origin(settings), settings.rules.canonical()
+    origin, rules = ledger_name(settings), settings.rules.canonical()
     store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
 
 
@@ -178,7 +178,7 @@ def check_ledger(store: OpenStore) -> None:
             _freeze(store, each, doubt)
 
 
-def _origin(settings: Settings) -> str:
+def ledger_name(settings: Settings) -> str:
     """Return the configured name of the ledger, or the name of this server, for the first start."""
     if settings.ledger.origin is not None:
         return settings.ledger.origin

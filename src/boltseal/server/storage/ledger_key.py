@@ -9,6 +9,7 @@
     ledger.witnesses   what each witness stated last (`witness_statements`); only where there are witnesses
     observations.key, .key.next, .mark, .lock, .mark.lock   the same for the log of observations
     witness.lock  locked by the process of a store that talks to witnesses
+    witness_service.key, .mark, witnessed-*.mark, and their locks   of this registry as a witness (`registry.witness_service`)
 
 The mark is durable before a checkpoint is published, so it knows at least as much as any copy of the data: a data folder
 that was restored from an old backup is behind it. The first mark is written before the first key, so a key without a mark
@@ -146,6 +147,11 @@ class LedgerKeys:
     def put_next_key(self, key: SigningKey) -> None:
         """Write the key that a rotation puts into force. Raises: LedgerKeyUnreadable."""
         self._write(self._next, f"{key.private_text()}\n".encode("ascii"))
+
+    def remove_key(self) -> None:
+        """Remove a signing key that signed nothing. Raises: LedgerKeyUnreadable."""
+        with self._folder_usable():
+            (self.folder / self._key).unlink(missing_ok=True)
 
     def put_mark(self, note: bytes, *, before: bytes | None) -> None:
         """Replace the mark, if it is still what `mark` returned; durable when this returns.
