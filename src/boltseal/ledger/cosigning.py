@@ -29,10 +29,10 @@ from boltseal.ledger.note import (
     NoteInvalid,
     Signature,
     VerifierKey,
-    decode_base64,
     open_note,
     parse_note_unverified,
 )
+from boltseal.oci.base64_text import decode_base64
 
 MAX_SUBMISSION_BYTES: Final = 128 * 1024
 """The largest request: a proof of 3 KiB, and a checkpoint with about thirty of the longest signatures that are in use."""
