@@ -17,6 +17,8 @@ from tests.real.tools import Docker
 
 pytestmark = pytest.mark.real
 
+SLEEPS = {**HEALTHY, "test": ["CMD", "/busybox", "grep", "-q", "sleep", "/proc/1/cmdline"]}
+"""A check that no image succeeds in which ends at once, even if the engine runs it just before that."""
 STOP_FIRST = {"deploy": {"update_config": {"order": "stop-first"}}}
 
 
@@ -34,7 +36,7 @@ class Host:
 
     def web(self, tag: str) -> None:
         """Write and lock the project. Its service is stopped before another version is started."""
-        self.shop.write({"web": {"image": self.shop.image(tag), "healthcheck": HEALTHY, **STOP_FIRST}})
+        self.shop.write({"web": {"image": self.shop.image(tag), "healthcheck": SLEEPS, **STOP_FIRST}})
         self.shop.locked()
 
     def tamper(self, tag: str) -> None:
