@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from boltseal.client.errors import RemoteUnavailable
+from boltseal.keyless.verifier import KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.policy.requirements import Requirement, judge_evidence
+from boltseal.policy.requirements import Requirement, judge_evidence, trusted_roots
 from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.signatures.signed_image import SignedImage
@@ -32,11 +33,12 @@ async def missing_evidence(
     repository: Repository,
     digest: Digest,
     requirements: Sequence[Requirement],
+    keyless: KeylessVerifier,
 ) -> str:
     """Return what an image of an upstream lacks, as text; "" if it meets all requirements.
 
     `repository`: its name upstream, which signatures name. Raises: RemoteUnavailable, RemoteBusy and other errors of the
-    upstream.
+    upstream; KeylessUnavailable.
     """
     source = RepositoryLocation(upstream.transport, upstream.terms.authority, repository)
     async with limits.asking(upstream, pull=True):
@@ -48,7 +50,8 @@ async def missing_evidence(
                 f"{upstream.terms.name} did not send the signatures of {repository}@{digest.short} within {TIMEOUT_S:g} seconds"
             ) from error
     image = SignedImage(repository, digest)
-    verdict = await asyncio.to_thread(judge_evidence, requirements, image, evidence)
+    results = await keyless.results(trusted_roots(requirements), evidence)
+    verdict = await asyncio.to_thread(judge_evidence, requirements, image, evidence, results)
     return " and ".join(
         each.what + (f" (there is evidence, but {each.why})" if each.why else "") for each in verdict.missing
     )[:MAX_TEXT]
