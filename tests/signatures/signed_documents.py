@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from boltseal.oci.digest import Digest
-from boltseal.signatures.dsse import ENVELOPE
+from boltseal.signatures.dsse import COSIGN_SIGNATURE, ENVELOPE
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION, SIMPLE_SIGNING
 from tests.images import OCI_CONFIG, OCI_MANIFEST, Blob, Document, to_json
 from tests.signatures.signers import Signer, encoded, simple_payload, statement
+from tests.signatures.sigstore_services import Authority, Signing
 
 
 def signatures(*layers: tuple[Blob, str], **more: Any) -> Document:
@@ -41,3 +42,16 @@ def attested(subject: Document, signer: Signer, predicate_type: str, predicate: 
     """Return what `cosign attest` of version 2 puts under an attestation tag."""
     stated = statement(Digest.parse(subject.digest), predicate_type, predicate)
     return signatures((Blob(encoded(signer.envelope(encoded(stated))), ENVELOPE), ""))
+
+
+def keyless(
+    subject: Document,
+    authority: Authority,
+    how: Signing | None = None,
+    predicate_type: str = COSIGN_SIGNATURE,
+    predicate: dict[str, Any] | None = None,
+) -> Document:
+    """Return what `cosign sign` and `cosign attest` push as a referrer for an identity."""
+    stated = encoded(statement(Digest.parse(subject.digest), predicate_type, predicate))
+    bundle = encoded(authority.bundle(stated, how))
+    return signatures((Blob(bundle, BUNDLE), ""), artifactType=BUNDLE, subject=subject.descriptor())
