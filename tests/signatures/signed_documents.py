@@ -50,8 +50,9 @@ def keyless(
     how: Signing | None = None,
     predicate_type: str = COSIGN_SIGNATURE,
     predicate: dict[str, Any] | None = None,
+    about: Document | None = None,
 ) -> Document:
-    """Return what `cosign sign` and `cosign attest` push as a referrer for an identity."""
-    stated = encoded(statement(Digest.parse(subject.digest), predicate_type, predicate))
+    """Return what `cosign sign` and `cosign attest` push as a referrer for an identity. `about`: another image in its statement."""
+    stated = encoded(statement(Digest.parse((about or subject).digest), predicate_type, predicate))
     bundle = encoded(authority.bundle(stated, how))
     return signatures((Blob(bundle, BUNDLE), ""), artifactType=BUNDLE, subject=subject.descriptor())
