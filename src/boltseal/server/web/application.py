@@ -18,6 +18,7 @@ other servers make. Their clients send an Authorization header, which no such pa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -208,7 +209,7 @@ class Pages(HttpApplication):
         return self._static.file(request.scope["path"])
 
     async def _verify_page(self, _: Request) -> Response:
-        return self._static.verify_page()
+        return await asyncio.to_thread(self._static.verify_page)
 
     async def _ledger_part(self, request: Request) -> Response:
         await self._session(request)
