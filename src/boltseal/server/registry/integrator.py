@@ -34,7 +34,7 @@ from typing import Final
 import structlog
 
 from boltseal.errors import Invalid, Unavailable
-from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
+from boltseal.ledger.checkpoint import Checkpoint, checkpoint_of_note_unverified, open_checkpoint, sign_checkpoint
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import EMPTY_ROOT, inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey, VerifierKey, format_note, parse_note_unverified
@@ -521,7 +521,7 @@ def _compare_tree(
     if head is None:
         return
     try:
-        stored = parse_checkpoint_unverified(parse_note_unverified(head.note).text)
+        stored = checkpoint_of_note_unverified(head.note)
         if head.size > marked.size:  # the mark is older, so the checkpoint's own signature counts
             stored = open_checkpoint(head.note, key.verifier).checkpoint
         common = min(head.size, marked.size)
@@ -551,4 +551,4 @@ def _signers(mark: bytes, name: str) -> list[bytes]:
 
 
 def _unverified(mark: bytes) -> Checkpoint:
-    return parse_checkpoint_unverified(parse_note_unverified(mark).text)
+    return checkpoint_of_note_unverified(mark)

@@ -28,11 +28,11 @@ from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
-from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
+from boltseal.ledger.checkpoint import Checkpoint, checkpoint_of_note_unverified, open_checkpoint, sign_checkpoint
 from boltseal.ledger.clock import is_behind
 from boltseal.ledger.entry import CHANGES, EntryKind, format_time
 from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
-from boltseal.ledger.note import SigningKey, parse_note_unverified
+from boltseal.ledger.note import SigningKey
 from boltseal.ledger.tiles import edge, grow
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry import observations, sequencer
@@ -253,7 +253,7 @@ def _last_head(*notes: bytes | None) -> Checkpoint | None:
     for note in notes:
         with suppress(Invalid):
             if note:
-                return parse_checkpoint_unverified(parse_note_unverified(note).text)
+                return checkpoint_of_note_unverified(note)
     return None
 
 
