@@ -29,7 +29,7 @@ from boltseal.ledger.entry import CHANGES, MODE_SEALED, MODE_SETTLING, SETTLES, 
 from boltseal.ledger.merkle import EMPTY_ROOT, HASH_BYTES, inclusion_path, leaf_hash, prove, verify_inclusion
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, grow, needed
 from boltseal.oci.digest import SHA256, Digest
-from boltseal.server.registry.integrator import LedgerInDoubt
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, tag_entries
 from boltseal.server.storage.metadata.protocol import TAGS, Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.tag_entries import EntryColumns, TagOfRow
