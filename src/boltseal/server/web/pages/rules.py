@@ -52,12 +52,10 @@ class RulesForm:
         return pages.page(
             "rules",
             viewer,
-            status=200 if not_done is None else not_done.status,
-            extra=() if not_done is None else not_done.headers,
+            not_done=not_done,
             typed=typed,
             decision=decision,
             message=message,
-            not_done="" if not_done is None else not_done.message,
             rules=rules,
             rules_text=given.get(RULES) or ("" if rules is None else rules_text(rules.items)),
             max_rules=MAX_RULES_TEXT,
