@@ -96,7 +96,7 @@ class WitnessService:
         self._now_us = now_us
         self._clock_doubt = clock_doubt
         self._key: SigningKey | None = None
-        self._in_turn = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._origin_locks = defaultdict[str, asyncio.Lock](asyncio.Lock)
         self.trouble: str | None = None
 
     def begin(self) -> None:
@@ -115,9 +115,8 @@ class WitnessService:
             Unavailable: nothing can be cosigned now.
         """
         submission = open_submission(parse_submission(body), self._logs)
-        async with self._in_turn[
-            submission.checkpoint.origin
-        ]:  # so that requests of one process do not compete for the mark
+        # Requests of one process do not compete for the mark.
+        async with self._origin_locks[submission.checkpoint.origin]:
             return await finish_in_thread(self._cosign, submission)
 
     async def latest(self, origin_sha256: str) -> bytes:
