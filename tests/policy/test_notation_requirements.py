@@ -60,7 +60,7 @@ def judged(toml: str, *stored: StoredEvidence, now_us: int = NOW_US) -> Evidence
 
 @pytest.mark.parametrize("stored", [SIGNED, evidence(COSE, cose(BUILDER, payload(str(DIGEST))))])
 def test_a_signature_under_the_authority_meets_the_requirement(stored: StoredEvidence) -> None:
-    """It counts in JWS and in COSE."""
+    """Envelopes of JWS and of COSE count."""
     assert judged(CA, stored) == EvidenceVerdict((), (stored.manifest,))
 
 
