@@ -5,6 +5,7 @@
         { any_of = [{ key = "alice.pub" }, { key = "bob.pub" }] },              one of these
         { predicate = "slsaprovenance", key = "ci.pub", builder = "https://ci.example/builder" },
         { predicate = "cyclonedx", key = "ci.pub" },                            an attestation of this type, signed by this key
+        { ca = "acme-ca.pem", subject = "..." },                                a signature of Notation (`notation_signers`)
     ]
 
 All requirements of the list must hold. An attestation needs a key as well: any client that may push can write one without a signature. A signature
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.oci.digest import Digest
+from boltseal.policy.notation_signers import CERTIFICATE_KEYS, CertifiedBy, NotationSignerInvalid, parse_certified
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.evidence import EvidenceLayer, verify_layer
 from boltseal.signatures.public_keys import PublicKey, PublicKeyInvalid
@@ -30,7 +32,7 @@ MAX_REQUIREMENTS: Final = 16
 MAX_FILE_NAME: Final = 4096
 
 KeyReader = Callable[[str], bytes]
-"""Reads the file of a public key. Raises: Invalid, when there is none."""
+"""Reads the file of a public key, certificates or a CRL. Raises: Invalid, when there is none."""
 
 PREDICATES: Final[Mapping[str, frozenset[str]]] = {
     "slsaprovenance": frozenset({"https://slsa.dev/provenance/v1", "https://slsa.dev/provenance/v0.2"}),
@@ -40,7 +42,7 @@ PREDICATES: Final[Mapping[str, frozenset[str]]] = {
 }
 """The names of predicate types, as `cosign attest --type` has them."""
 
-_KEYS: Final = ("key", "predicate", "builder", "any_of")
+_KEYS: Final = ("key", "predicate", "builder", *CERTIFICATE_KEYS, "any_of")
 
 
 class RequirementInvalid(Invalid):
@@ -63,6 +65,15 @@ class SignedBy:
     """A signature of the image by a key."""
 
     signer: TrustedKey
+
+    @property
+    def signer_name(self) -> str:
+        """The signer, in the reason why its signature does not suffice."""
+        return self.signer.file
+
+    def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int) -> Statement:
+        """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid."""
+        return verify_layer(layer, image, self.signer.key)
 
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
@@ -88,6 +99,15 @@ class AttestedBy:
     predicate: str
     builder: str = ""
 
+    @property
+    def signer_name(self) -> str:
+        """The signer, in the reason why its signature does not suffice."""
+        return self.signer.file
+
+    def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int) -> Statement:
+        """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid."""
+        return verify_layer(layer, image, self.signer.key)
+
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
         types = PREDICATES.get(self.predicate, frozenset({self.predicate}))
@@ -106,7 +126,7 @@ class AttestedBy:
         return f"an attestation {self.predicate}{builder} signed by {self.signer}"
 
 
-SingleRequirement = SignedBy | AttestedBy
+SingleRequirement = SignedBy | AttestedBy | CertifiedBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +176,19 @@ class EvidenceVerdict:
 
 
 def judge_evidence(
-    requirements: Sequence[Requirement], image: SignedImage, evidence: Sequence[StoredEvidence]
+    requirements: Sequence[Requirement], image: SignedImage, evidence: Sequence[StoredEvidence], now_us: int = 0
 ) -> EvidenceVerdict:
-    """Compare requirements with the evidence of an image. Every signature is verified; a layer that fails is no evidence."""
+    """Compare requirements with the evidence of an image. Every signature is verified; a layer that fails is no evidence.
+
+    `now_us`: microseconds since 1970, for the validity of certificates. With 0 none is valid yet.
+    """
     missing: list[MissingEvidence] = []
     used: dict[Digest, None] = {}
     for requirement in requirements:
         alternatives = requirement.alternatives if isinstance(requirement, AnyOf) else (requirement,)
         why = ""
         for alternative in alternatives:
-            found = _first_meeting(alternative, image, evidence)
+            found = _first_meeting(alternative, image, evidence, now_us)
             if isinstance(found, Digest):
                 used[found] = None
                 break
@@ -177,20 +200,20 @@ def judge_evidence(
 
 
 def _first_meeting(
-    requirement: SingleRequirement, image: SignedImage, evidence: Sequence[StoredEvidence]
+    requirement: SingleRequirement, image: SignedImage, evidence: Sequence[StoredEvidence], now_us: int
 ) -> Digest | str:
     """Return the manifest of the first layer that meets a requirement; else why the first layer does not."""
     why = ""
     for stored in evidence:
         for layer in stored.layers:
             try:
-                statement = verify_layer(layer, image, requirement.signer.key)
+                statement = requirement.verify(layer, image, now_us)
             except SignatureInvalid as error:
                 why = why or error.message
                 continue
             if requirement.met_by(statement):
                 return stored.manifest
-            why = f"{requirement.signer.file} signed {_stated(statement)}"
+            why = f"{requirement.signer_name} signed {_stated(statement)}"
     return why
 
 
@@ -243,6 +266,11 @@ def _parse_single(table: Mapping[str, Any], where: str, read_key: KeyReader) -> 
     for name, text in table.items():
         if not isinstance(text, str) or not text or len(text) > MAX_FILE_NAME or not text.isprintable():
             raise RequirementInvalid(f"{where}: {name} must be a text of printable characters")
+    if any(name in table for name in CERTIFICATE_KEYS):
+        try:
+            return parse_certified(table, read_key)
+        except NotationSignerInvalid as error:
+            raise RequirementInvalid(f"{where}: {error.message}") from error
     if "key" not in table:
         raise RequirementInvalid(f"{where}: key is missing: the file of the public key that must have signed")
     signer = _read(table["key"], where, read_key)

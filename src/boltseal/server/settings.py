@@ -34,7 +34,7 @@ from boltseal.server import setting_values
 from boltseal.server.listen_address import ListenAddress
 from boltseal.server.page_settings import OidcInvalid, OidcSettings, UiSettings
 from boltseal.server.storage_settings import SettingsTable, StorageSettings
-from boltseal.signatures.public_keys import MAX_KEY_BYTES
+from boltseal.signatures.certificate_chains import MAX_CRL_BYTES
 
 ENV_PREFIX: Final = "BOLTSEAL_"
 ENV_SEPARATOR: Final = "__"
@@ -406,10 +406,10 @@ def registry_name(settings: Settings) -> str:
 
 
 def _read_key_file(file: str) -> bytes:
-    """Read the file of a public key that a rule requires; one byte more than the longest. Raises: Invalid."""
+    """Read a file of keys, certificates or CRLs that a rule names; one byte more than the longest. Raises: Invalid."""
     try:
         with Path(file).open("rb") as opened:
-            return opened.read(MAX_KEY_BYTES + 1)
+            return opened.read(MAX_CRL_BYTES + 1)
     except OSError as error:
         raise Invalid(f"cannot read the key {quote(file)}: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name

@@ -13,10 +13,14 @@ from boltseal.signatures.public_keys import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class SignedImage:
-    """An image manifest or index, as the caller knows it from its own bytes: the repository and the digest."""
+    """An image manifest or index, as the caller knows it from its own bytes: the repository and the digest.
+
+    `media_type`: "" where the caller does not know it; signatures that name one (Notation) are refused then.
+    """
 
     repository: Repository
     digest: Digest
+    media_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
