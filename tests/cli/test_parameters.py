@@ -40,6 +40,7 @@ KINDS = {
     "PLATFORM": "an operating system and an architecture: linux/amd64",
     "RATE": "bytes per second, such as 50M",
     "REPOSITORY": "a repository, or the beginning of some: localhost:5000/shop",
+    "SIGNER": "a public key's file, or identity=NAME,issuer=URL,trusted_root=FILE",
     "SERVICE": "a service of a Compose project",
     "SHARE": "a part of the whole, such as 1/7",
     "SOURCE": "a LOCATION that is read",

@@ -161,7 +161,7 @@ MISTAKES = {
     "no key": ('require = [{predicate = "cyclonedx"}]', "key is missing"),
     "unknown": ('require = [{keys = "ci.pub"}]', "did you mean key"),
     "unknown, unlike": ('require = [{colour = "red"}]', r"unknown key \"colour\" \(expected"),
-    "keyless": ('require = [{identity = "x", issuer = "y"}]', "not verified yet"),
+    "half an identity": ('require = [{identity = "x", issuer = "y"}]', "trusted_root is missing"),
     "a number": ("require = [{key = 1}]", "must be a text"),
     "empty key": ('require = [{key = ""}]', "must be a text"),
     "no such file": ('require = [{key = "gone.pub"}]', r"require\[0\]: cannot read the key"),

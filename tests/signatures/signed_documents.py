@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from boltseal.oci.digest import Digest
-from boltseal.signatures.dsse import ENVELOPE
+from boltseal.signatures.dsse import COSIGN_SIGNATURE, ENVELOPE
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION, SIMPLE_SIGNING
 from tests.images import OCI_CONFIG, OCI_MANIFEST, Blob, Document, to_json
 from tests.signatures import notation_certificates as notation
 from tests.signatures.signers import Signer, encoded, simple_payload, statement
+from tests.signatures.sigstore_services import Authority, Signing
 
 
 def signatures(*layers: tuple[Blob, str], **more: Any) -> Document:
@@ -55,3 +56,17 @@ def notarized(
         blob = Blob(notation.cose(holder, payload), "application/cose")
     shown = (attached_to or subject).descriptor()
     return signatures((blob, ""), artifactType="application/vnd.cncf.notary.signature", subject=shown)
+
+
+def keyless(
+    subject: Document,
+    authority: Authority,
+    how: Signing | None = None,
+    predicate_type: str = COSIGN_SIGNATURE,
+    predicate: dict[str, Any] | None = None,
+    about: Document | None = None,
+) -> Document:
+    """Return what `cosign sign` and `cosign attest` push as a referrer for an identity. `about`: another image in its statement."""
+    stated = encoded(statement(Digest.parse((about or subject).digest), predicate_type, predicate))
+    bundle = encoded(authority.bundle(stated, how))
+    return signatures((Blob(bundle, BUNDLE), ""), artifactType=BUNDLE, subject=subject.descriptor())

@@ -17,6 +17,7 @@ from boltseal.signatures.certificate_chains import Authorities
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.notation import SigningScheme, TrustedSubject, verify_notation
 from boltseal.signatures.notation_envelope import COSE, JWS, MAX_NOTATION_BYTES
+from boltseal.signatures.public_keys import PublicKey
 from boltseal.signatures.signed_image import SignedImage, Statement
 from boltseal.signatures.subject_names import SubjectName
 from tests.signatures.notation_certificates import (
@@ -80,6 +81,7 @@ def test_a_signature_is_verified_by_the_algorithm_of_its_curve(
     statement = verified(media_type, make(builder, PAYLOAD))
 
     assert statement.predicate_type is None
+    assert isinstance(statement.key, PublicKey)
     assert statement.key.fingerprint
 
 

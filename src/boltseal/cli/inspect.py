@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,8 +34,8 @@ def inspect(
         bool, typer.Option("--packages", help="Also show packages (by SBOMs, else by the layers) and files.")
     ] = False,
     signed_by: Annotated[
-        list[Path] | None,
-        typer.Option("--signed-by", metavar="FILE", show_default=False, help=SIGNED_BY_HELP),
+        list[str] | None,
+        typer.Option("--signed-by", metavar="SIGNER", show_default=False, help=SIGNED_BY_HELP),
     ] = None,
     *,
     access: RegistryOptions,
@@ -46,9 +45,10 @@ def inspect(
 
     Downloads only the manifests and the config, and verifies their digests. On Docker Hub it counts as one pull.
     --packages also downloads the layers, at most 2 GiB, and unpacks nothing on the disk. --signed-by downloads the signatures
-    and attestations, and shows for each which of the keys verifies it, or why none does.
+    and attestations, and shows for each which signer it is by, or why by none of them.
 
-    Exit code 1: a key of --signed-by has not signed the image. Exit code 3: --packages could not find out the packages.
+    Exit code 1: a signer of --signed-by has not signed the image. Exit code 3: --packages could not find out the packages, or a
+    signature could not be verified.
     """
     with CommandOutput("inspect", as_json=as_json) as output:
         location = Location.parse(ref)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,8 +39,8 @@ def publish(
         ),
     ] = None,
     signed_by: Annotated[
-        list[Path] | None,
-        typer.Option("--signed-by", metavar="FILE", show_default=False, help=SIGNED_BY_HELP),
+        list[str] | None,
+        typer.Option("--signed-by", metavar="SIGNER", show_default=False, help=SIGNED_BY_HELP),
     ] = None,
     wait: Annotated[
         Duration,

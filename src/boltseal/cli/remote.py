@@ -16,7 +16,7 @@ from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import counted
 
 LOCATION_HELP: Final = "An image of a registry, oci:FOLDER:TAG, docker-archive:FILE, or docker-daemon:IMAGE."
-SIGNED_BY_HELP: Final = "A public key (PEM) that must have signed the image. Repeat for several: all must have."
+SIGNED_BY_HELP: Final = "A public key (PEM), or identity=NAME,issuer=URL,trusted_root=FILE, that must have signed the image. Repeat for several."
 RemoteRefArgument = Annotated[
     str,
     typer.Argument(metavar="IMAGE", show_default=False, help="An image of any registry: localhost:5000/shop/app:1.4.2"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from boltseal.client.registry_client import RegistryClient
@@ -11,10 +10,11 @@ from boltseal.client.transport import Transport
 from boltseal.commands.image_contents import ImageContents, read_contents
 from boltseal.commands.image_locations import name_within, opened_sources
 from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask_followed
-from boltseal.commands.trusted_keys import trusted_keys
+from boltseal.commands.trusted_keys import trusted_signers
+from boltseal.keyless.verifier import KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.policy.evidence_findings import EvidenceFinding, evidence_findings
-from boltseal.policy.requirements import SignedBy, TrustedKey, judge_evidence
+from boltseal.policy.requirements import SignedBy, TrustedSigner, judge_evidence, trusted_roots
 from boltseal.signatures.signed_image import SignedImage
 from boltseal.transfer.evidence import read_evidence
 from boltseal.transfer.inspect import Inspected, inspect
@@ -24,7 +24,7 @@ from boltseal.transfer.protocols import ImageSource
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEvidence:
-    """The signatures and attestations of an image under given keys. `missing`: keys that have not signed it."""
+    """The signatures and attestations of an image under given signers. `missing`: those that have not signed it."""
 
     findings: tuple[EvidenceFinding, ...]
     missing: tuple[str, ...]
@@ -48,16 +48,16 @@ def inspect_image(
     options: RegistryOptions,
     *,
     contents: bool = False,
-    signed_by: tuple[Path, ...] = (),
+    signed_by: tuple[str, ...] = (),
 ) -> InspectedImage:
     """Return the documents of an image at any location. `platform`: which image of an index, as `linux/amd64`.
 
-    `contents`: read its layers too. `signed_by`: files of public keys to verify its signatures with.
+    `contents`: read its layers too. `signed_by`: public keys and identities to verify its signatures with (`trusted_keys`).
 
     Raises: RemoteNotFound, LocationInvalid, LedgerBroken and other errors of the location.
     """
-    keys = trusted_keys(signed_by)
-    if keys and (location.kind is not LocationKind.REGISTRY or location.reference is None):
+    signers = trusted_signers(signed_by)
+    if signers and (location.kind is not LocationKind.REGISTRY or location.reference is None):
         raise ReferenceUnsuitable(
             f"--signed-by needs an image of a registry: signatures name a repository, and {location.text} is in none"
         )
@@ -70,7 +70,7 @@ def inspect_image(
                 found,
                 settles,
                 await read_contents(source, found) if contents else None,
-                await _verified(source, location, digest, keys) if keys else None,
+                await _verified(source, location, digest, signers) if signers else None,
             )
 
     registries = [] if location.reference is None else [location.reference.registry]
@@ -78,14 +78,17 @@ def inspect_image(
 
 
 async def _verified(
-    source: ImageSource, location: Location, digest: Digest, keys: tuple[TrustedKey, ...]
+    source: ImageSource, location: Location, digest: Digest, signers: tuple[TrustedSigner, ...]
 ) -> VerifiedEvidence | None:
     if location.reference is None:
         return None
     image = SignedImage(location.reference.repository, digest)
     evidence = await read_evidence(source, digest)
-    missing = judge_evidence([SignedBy(key) for key in keys], image, evidence).missing
-    return VerifiedEvidence(tuple(evidence_findings(keys, image, evidence)), tuple(each.what for each in missing))
+    required = [SignedBy(signer) for signer in signers]
+    keyless = await KeylessVerifier().results(trusted_roots(required), evidence)
+    missing = judge_evidence(required, image, evidence, keyless=keyless).missing
+    findings = tuple(evidence_findings(signers, image, evidence, keyless))
+    return VerifiedEvidence(findings, tuple(each.what for each in missing))
 
 
 async def _resolved(transport: Transport, source: ImageSource, location: Location) -> tuple[Digest, str]:

@@ -3,7 +3,7 @@
 1. Resolve the tag. If it has another image, nothing is pushed.
 2. Push the image by digest, with what is attached to it. No rule refuses that.
 3. Unless it is signed: run the user's commands that sign it.
-4. With `signed_by`, verify that these keys have signed it.
+4. With `signed_by`, verify that these signers have signed it.
 5. Give the tag. A registry with a rule that requires more refuses, and says what is missing.
 6. While something is missing in step 4 or 5, wait for it, at most `wait`; the tag is tried again when something was added.
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import IO, Final
 
 from boltseal.client.errors import RemoteRefused
@@ -24,13 +23,14 @@ from boltseal.commands.image_locations import opened_transfer
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask, followed
 from boltseal.commands.signing_program import SigningFailed, run_signing_program, signing_words
-from boltseal.commands.trusted_keys import trusted_keys
+from boltseal.commands.trusted_keys import trusted_signers
 from boltseal.errors import ExitCode, exit_code
+from boltseal.keyless.verifier import KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.durations import Duration
 from boltseal.policy.refusals import RefusalDetail, RefusalReason
-from boltseal.policy.requirements import SignedBy, TrustedKey, judge_evidence
+from boltseal.policy.requirements import SignedBy, TrustedSigner, judge_evidence, trusted_roots
 from boltseal.signatures.signed_image import SignedImage
 from boltseal.transfer.attached import NotCarried, find_attached
 from boltseal.transfer.copy import Copier, tag_taken
@@ -48,7 +48,7 @@ REGISTRY: Final = "REGISTRY/"
 class PublishRequest:
     """What to publish.
 
-    `target`: with its tag. `sign`: commands that sign. `signed_by`: files of public keys that must all have signed.
+    `target`: with its tag. `sign`: commands that sign. `signed_by`: signers that must all have signed (`trusted_keys`).
     `wait`: how long to wait for a signature. `referrers`: carry along what is attached to the image at another registry.
     `force`: move a mutable tag that has another image.
     """
@@ -56,7 +56,7 @@ class PublishRequest:
     source: Location
     target: Reference
     sign: tuple[str, ...] = ()
-    signed_by: tuple[Path, ...] = ()
+    signed_by: tuple[str, ...] = ()
     wait: Duration = NO_WAIT
     referrers: bool = True
     force: bool = False
@@ -113,7 +113,7 @@ def publish_image(
     """
     source, target = request.source, request.target
     location = Location.parse(str(target))
-    keys = trusted_keys(request.signed_by)
+    signers = trusted_signers(request.signed_by)
     for command in request.sign:  # a mistake in a command is found before anything is pushed
         signing_words(command, target.name)
 
@@ -131,7 +131,7 @@ def publish_image(
                 readable_target=registry,
                 progress=progress,
             )
-            publication = _Publication(request, keys, copier, registry, options.client.notice, progress, log)
+            publication = _Publication(request, signers, copier, registry, options.client.notice, progress, log)
             return await publication.publish()
 
     registries = [each.reference.registry for each in (source, location) if each.reference is not None]
@@ -147,12 +147,13 @@ class _Publication:
     """
 
     request: PublishRequest
-    keys: tuple[TrustedKey, ...]
+    signers: tuple[TrustedSigner, ...]
     copier: Copier
     registry: RepositoryLocation
     notice: Callable[[str], None]
     progress: Callable[[str, int, int], None]
     log: IO[str]
+    _keyless: KeylessVerifier = field(default_factory=KeylessVerifier, init=False)
     _deadline_s: float | None = field(default=None, init=False)
     _seen: frozenset[Digest] = field(default=frozenset(), init=False)
 
@@ -181,7 +182,7 @@ class _Publication:
     async def _signed(self, digest: Digest, *, tagged: bool) -> PublishReport | None:
         """Have the image signed. Return the report of what is missing, None if nothing is."""
         missing = await self._missing(digest)
-        if missing if self.keys else not tagged:
+        if missing if self.signers else not tagged:
             for command in self.request.sign:
                 await self._sign(command, digest)
             missing = await self._missing(digest) if self.request.sign else missing
@@ -195,16 +196,14 @@ class _Publication:
 
     async def _missing(self, digest: Digest) -> list[SignedBy]:
         """Return the requirements of `signed_by` that do not hold."""
-        if not self.keys:
+        if not self.signers:
             return []
         await self._look(digest)
         image = SignedImage(self.request.target.repository, digest)
         evidence = await read_evidence(self.registry, digest)
-        return [
-            requirement
-            for requirement in map(SignedBy, self.keys)
-            if judge_evidence([requirement], image, evidence).missing
-        ]
+        required = [SignedBy(signer) for signer in self.signers]
+        keyless = await self._keyless.results(trusted_roots(required), evidence)
+        return [each for each in required if judge_evidence([each], image, evidence, keyless=keyless).missing]
 
     async def _sign(self, command: str, digest: Digest) -> None:
         image = self._by_digest(digest)

@@ -1,7 +1,7 @@
-"""What each stored signature and attestation of an image says, under the keys that the caller trusts. Pure.
+"""What each stored signature and attestation of an image says, under the signers that the caller trusts. Pure.
 
-A verification can't distinguish a forged signature from one by another key, so a layer that no given key verifies is
-"not verified", with the reason of the first key.
+A verification can't distinguish a forged signature from one by another key, so a layer that no given signer verifies is
+"not verified", with the reason of the first signer.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from boltseal.oci.digest import Digest
-from boltseal.policy.requirements import StoredEvidence, TrustedKey, builder_of
+from boltseal.policy.keyless_signers import NO_RESULTS, KeylessResults
+from boltseal.policy.requirements import StoredEvidence, TrustedSigner, builder_of
 from boltseal.signatures.errors import SignatureInvalid
-from boltseal.signatures.evidence import EvidenceLayer, verify_layer
+from boltseal.signatures.evidence import EvidenceLayer
 from boltseal.signatures.signed_image import SignedImage
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceFinding:
-    """One signature or attestation. `signer`: the key that verifies it; None where no given key does, and `why` says why.
+    """One signature or attestation. `signer`: that it is by; None where no given signer signed it, and `why` says why.
 
     `predicate_type`: of an attestation; None of a signature. `builder`: that a provenance names, else "".
     """
 
     manifest: Digest
     media_type: str
-    signer: TrustedKey | None = None
+    signer: TrustedSigner | None = None
     predicate_type: str | None = None
     builder: str = ""
     why: str = ""
@@ -39,21 +40,33 @@ class EvidenceFinding:
 
 
 def evidence_findings(
-    keys: Sequence[TrustedKey], image: SignedImage, evidence: Sequence[StoredEvidence]
+    signers: Sequence[TrustedSigner],
+    image: SignedImage,
+    evidence: Sequence[StoredEvidence],
+    keyless: KeylessResults = NO_RESULTS,
 ) -> Iterator[EvidenceFinding]:
-    """Yield a finding for each stored layer, in order."""
+    """Yield a finding for each stored layer, in order. `keyless`: results for its keyless signatures.
+
+    Raises: KeylessNotVerified: a result is needed and missing.
+    """
     for stored in evidence:
         for layer in stored.layers:
-            yield _finding(keys, image, stored.manifest, layer)
+            yield _finding(signers, image, stored.manifest, layer, keyless)
 
 
-def _finding(keys: Sequence[TrustedKey], image: SignedImage, manifest: Digest, layer: EvidenceLayer) -> EvidenceFinding:
+def _finding(
+    signers: Sequence[TrustedSigner],
+    image: SignedImage,
+    manifest: Digest,
+    layer: EvidenceLayer,
+    keyless: KeylessResults,
+) -> EvidenceFinding:
     why = ""
-    for key in keys:
+    for signer in signers:
         try:
-            statement = verify_layer(layer, image, key.key)
+            statement = signer.verify(layer, image, keyless)
         except SignatureInvalid as error:
             why = why or error.message
             continue
-        return EvidenceFinding(manifest, layer.media_type, key, statement.predicate_type, builder_of(statement))
-    return EvidenceFinding(manifest, layer.media_type, why=why or "no key was given")
+        return EvidenceFinding(manifest, layer.media_type, signer, statement.predicate_type, builder_of(statement))
+    return EvidenceFinding(manifest, layer.media_type, why=why or "no signer was given")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from boltseal.errors import Invalid, quote
+from boltseal.policy.keyless_signers import KeylessResults
 from boltseal.signatures.certificate_chains import Authorities, AuthorityInvalid
 from boltseal.signatures.evidence import EvidenceLayer
 from boltseal.signatures.notation import SigningScheme, TrustedSubject, verify_notation
@@ -41,7 +42,7 @@ class CertifiedBy:
         """The signer, in the reason why its signature does not suffice."""
         return self.file
 
-    def verify(self, layer: EvidenceLayer, image: SignedImage, now_us: int) -> Statement:
+    def verify(self, layer: EvidenceLayer, image: SignedImage, now_us: int, _keyless: KeylessResults) -> Statement:
         """Return what a layer says about an image, if the certificate signed it. Raises: SignatureInvalid."""
         return verify_notation(layer.media_type, layer.raw, image, self.trusted, now_us)
 

@@ -6,9 +6,10 @@
         { predicate = "slsaprovenance", key = "ci.pub", builder = "https://ci.example/builder" },
         { predicate = "cyclonedx", key = "ci.pub" },                            an attestation of this type, signed by this key
         { ca = "acme-ca.pem", subject = "..." },                                a signature of Notation (`notation_signers`)
+        { identity = "...", issuer = "...", trusted_root = "root.json" },       a keyless signature (`keyless_signers`)
     ]
 
-All requirements of the list must hold. An attestation needs a key as well: any client that may push can write one without a signature. A signature
+All requirements of the list must hold. An attestation needs a signer as well: any client that may push can write one without a signature. A signature
 is no attestation, and an attestation is no signature (docs/adr/0081). `parse_requirements` is the only way from a
 configuration to requirements; `judge_evidence` compares them with what the repository has.
 """
@@ -22,17 +23,24 @@ from typing import Any, Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.oci.digest import Digest
+from boltseal.policy.keyless_signers import (
+    KEYLESS_KEYS,
+    NO_RESULTS,
+    KeylessResults,
+    KeylessSigner,
+)
 from boltseal.policy.notation_signers import CERTIFICATE_KEYS, CertifiedBy, NotationSignerInvalid, parse_certified
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.evidence import EvidenceLayer, verify_layer
 from boltseal.signatures.public_keys import PublicKey, PublicKeyInvalid
 from boltseal.signatures.signed_image import SignedImage, Statement
+from boltseal.signatures.trusted_root import TrustedRoot, TrustedRootInvalid
 
 MAX_REQUIREMENTS: Final = 16
 MAX_FILE_NAME: Final = 4096
 
 KeyReader = Callable[[str], bytes]
-"""Reads the file of a public key, certificates or a CRL. Raises: Invalid, when there is none."""
+"""Reads the file of a public key, a trusted root, certificates or a CRL. Raises: Invalid, when there is none."""
 
 PREDICATES: Final[Mapping[str, frozenset[str]]] = {
     "slsaprovenance": frozenset({"https://slsa.dev/provenance/v1", "https://slsa.dev/provenance/v0.2"}),
@@ -42,7 +50,7 @@ PREDICATES: Final[Mapping[str, frozenset[str]]] = {
 }
 """The names of predicate types, as `cosign attest --type` has them."""
 
-_KEYS: Final = ("key", "predicate", "builder", *CERTIFICATE_KEYS, "any_of")
+_KEYS: Final = ("key", *KEYLESS_KEYS, "predicate", "builder", *CERTIFICATE_KEYS, "any_of")
 
 
 class RequirementInvalid(Invalid):
@@ -56,24 +64,45 @@ class TrustedKey:
     file: str
     key: PublicKey
 
+    @property
+    def name(self) -> str:
+        """The file, for messages."""
+        return self.file
+
+    @property
+    def cosign_option(self) -> str:
+        """The option by which cosign signs with this key."""
+        return f"--key {self.file.removesuffix('.pub') + '.key' if self.file.endswith('.pub') else 'KEY'}"
+
+    def verify(self, layer: EvidenceLayer, image: SignedImage, _results: KeylessResults = NO_RESULTS) -> Statement:
+        """Return what a layer says about an image, if this key signed it. Raises: SignatureInvalid."""
+        return verify_layer(layer, image, self.key)
+
+    def canonical(self) -> str:
+        """Return the signer as text that changes when its meaning does."""
+        return f"key {self.key.fingerprint}"
+
     def __str__(self) -> str:
         return f"{self.file} (sha256:{self.key.fingerprint[:12]})"
 
 
+TrustedSigner = TrustedKey | KeylessSigner
+
+
 @dataclass(frozen=True, slots=True)
 class SignedBy:
-    """A signature of the image by a key."""
+    """A signature of the image by a signer."""
 
-    signer: TrustedKey
+    signer: TrustedSigner
 
     @property
     def signer_name(self) -> str:
         """The signer, in the reason why its signature does not suffice."""
-        return self.signer.file
+        return self.signer.name
 
-    def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int) -> Statement:
-        """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid."""
-        return verify_layer(layer, image, self.signer.key)
+    def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int, keyless: KeylessResults) -> Statement:
+        """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid, KeylessNotVerified."""
+        return self.signer.verify(layer, image, keyless)
 
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
@@ -81,11 +110,11 @@ class SignedBy:
 
     def command(self, image: str) -> str:
         """Return the command that adds it."""
-        return f"cosign sign --key {_private(self.signer)} {image}"
+        return f"cosign sign {self.signer.cosign_option} {image}"
 
     def canonical(self) -> str:
         """Return the requirement as text that changes when its meaning does."""
-        return f"key {self.signer.key.fingerprint}"
+        return self.signer.canonical()
 
     def __str__(self) -> str:
         return f"a signature by {self.signer}"
@@ -93,20 +122,20 @@ class SignedBy:
 
 @dataclass(frozen=True, slots=True)
 class AttestedBy:
-    """An attestation of a type, signed by a key. `builder`: the builder that a provenance has to name; "" for any."""
+    """An attestation of a type by a signer. `builder`: the builder that a provenance has to name; "" for any."""
 
-    signer: TrustedKey
+    signer: TrustedSigner
     predicate: str
     builder: str = ""
 
     @property
     def signer_name(self) -> str:
         """The signer, in the reason why its signature does not suffice."""
-        return self.signer.file
+        return self.signer.name
 
-    def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int) -> Statement:
-        """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid."""
-        return verify_layer(layer, image, self.signer.key)
+    def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int, keyless: KeylessResults) -> Statement:
+        """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid, KeylessNotVerified."""
+        return self.signer.verify(layer, image, keyless)
 
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
@@ -115,11 +144,11 @@ class AttestedBy:
 
     def command(self, image: str) -> str:
         """Return the command that adds it."""
-        return f"cosign attest --key {_private(self.signer)} --type {self.predicate} --predicate FILE {image}"
+        return f"cosign attest {self.signer.cosign_option} --type {self.predicate} --predicate FILE {image}"
 
     def canonical(self) -> str:
         """Return the requirement as text that changes when its meaning does."""
-        return f"predicate {self.predicate} builder {self.builder} key {self.signer.key.fingerprint}"
+        return f"predicate {self.predicate} builder {self.builder} {self.signer.canonical()}"
 
     def __str__(self) -> str:
         builder = f" of builder {self.builder}" if self.builder else ""
@@ -176,19 +205,25 @@ class EvidenceVerdict:
 
 
 def judge_evidence(
-    requirements: Sequence[Requirement], image: SignedImage, evidence: Sequence[StoredEvidence], now_us: int = 0
+    requirements: Sequence[Requirement],
+    image: SignedImage,
+    evidence: Sequence[StoredEvidence],
+    now_us: int = 0,
+    keyless: KeylessResults = NO_RESULTS,
 ) -> EvidenceVerdict:
     """Compare requirements with the evidence of an image. Every signature is verified; a layer that fails is no evidence.
 
     `now_us`: microseconds since 1970, for the validity of certificates. With 0 none is valid yet.
+    `keyless`: the results for all keyless signatures among it, if a requirement needs them (`boltseal.keyless`).
+
+    Raises: KeylessNotVerified: a result is needed and missing.
     """
     missing: list[MissingEvidence] = []
     used: dict[Digest, None] = {}
     for requirement in requirements:
-        alternatives = requirement.alternatives if isinstance(requirement, AnyOf) else (requirement,)
         why = ""
-        for alternative in alternatives:
-            found = _first_meeting(alternative, image, evidence, now_us)
+        for alternative in _alternatives(requirement):
+            found = _first_meeting(alternative, image, evidence, now_us, keyless)
             if isinstance(found, Digest):
                 used[found] = None
                 break
@@ -199,15 +234,29 @@ def judge_evidence(
     return EvidenceVerdict(tuple(missing), tuple(used))
 
 
+def trusted_roots(requirements: Sequence[Requirement]) -> tuple[TrustedRoot, ...]:
+    """Return the trusted roots that requirements need, each once: none without a keyless signer."""
+    singles = (single for each in requirements for single in _alternatives(each) if not isinstance(single, CertifiedBy))
+    return tuple(dict.fromkeys(each.signer.root for each in singles if isinstance(each.signer, KeylessSigner)))
+
+
+def _alternatives(requirement: Requirement) -> tuple[SingleRequirement, ...]:
+    return requirement.alternatives if isinstance(requirement, AnyOf) else (requirement,)
+
+
 def _first_meeting(
-    requirement: SingleRequirement, image: SignedImage, evidence: Sequence[StoredEvidence], now_us: int
+    requirement: SingleRequirement,
+    image: SignedImage,
+    evidence: Sequence[StoredEvidence],
+    now_us: int,
+    keyless: KeylessResults,
 ) -> Digest | str:
     """Return the manifest of the first layer that meets a requirement; else why the first layer does not."""
     why = ""
     for stored in evidence:
         for layer in stored.layers:
             try:
-                statement = requirement.verify(layer, image, now_us)
+                statement = requirement.verify(layer, image, now_us, keyless)
             except SignatureInvalid as error:
                 why = why or error.message
                 continue
@@ -233,10 +282,6 @@ def builder_of(statement: Statement) -> str:
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None
     return found if isinstance(found, str) else ""
-
-
-def _private(signer: TrustedKey) -> str:
-    return "KEY" if not signer.file.endswith(".pub") else signer.file.removesuffix(".pub") + ".key"
 
 
 def parse_requirements(value: object, read_key: KeyReader) -> tuple[Requirement, ...]:
@@ -271,9 +316,7 @@ def _parse_single(table: Mapping[str, Any], where: str, read_key: KeyReader) -> 
             return parse_certified(table, read_key)
         except NotationSignerInvalid as error:
             raise RequirementInvalid(f"{where}: {error.message}") from error
-    if "key" not in table:
-        raise RequirementInvalid(f"{where}: key is missing: the file of the public key that must have signed")
-    signer = _read(table["key"], where, read_key)
+    signer = _signer(table, where, read_key)
     predicate, builder = table.get("predicate", ""), table.get("builder", "")
     if not predicate:
         if builder:
@@ -286,7 +329,34 @@ def _parse_single(table: Mapping[str, Any], where: str, read_key: KeyReader) -> 
     return AttestedBy(signer, predicate, builder)
 
 
-def _read(file: str, where: str, read_key: KeyReader) -> TrustedKey:
+def _signer(table: Mapping[str, Any], where: str, read_key: KeyReader) -> TrustedSigner:
+    keyless = [name for name in KEYLESS_KEYS if name in table]
+    if keyless and "key" in table:
+        raise RequirementInvalid(
+            f"{where}: key and {keyless[0]} exclude each other: a signature is by a key or an identity"
+        )
+    if "key" in table:
+        return _read_key(table["key"], where, read_key)
+    if not keyless:
+        raise RequirementInvalid(
+            f"{where}: key is missing: the file of the public key that must have signed; or identity, issuer and trusted_root"
+        )
+    missing = [name for name in KEYLESS_KEYS if name not in table]
+    if missing:
+        raise RequirementInvalid(
+            f"{where}: {missing[0]} is missing; a keyless signature needs identity, issuer, and trusted_root: the file of a "
+            "Sigstore trusted root"
+        )
+    try:
+        root = TrustedRoot.parse(read_key(table["trusted_root"]))
+        return KeylessSigner.parse(table["identity"], table["issuer"], root)
+    except TrustedRootInvalid as error:
+        raise RequirementInvalid(f"{where}: trusted_root {quote(table['trusted_root'])}: {error.message}") from error
+    except Invalid as error:
+        raise RequirementInvalid(f"{where}: {error.message}") from error
+
+
+def _read_key(file: str, where: str, read_key: KeyReader) -> TrustedKey:
     try:
         key = PublicKey.parse(read_key(file))
     except PublicKeyInvalid as error:
@@ -306,8 +376,6 @@ def _tables(value: object, where: str) -> Sequence[Mapping[str, Any]]:
 
 def _check_keys(table: Mapping[str, Any], where: str) -> None:
     for name in table:
-        if name in ("identity", "issuer"):
-            raise RequirementInvalid(f"{where}: {name} needs keyless signatures, which are not verified yet; use a key")
         if name not in _KEYS:
             near = difflib.get_close_matches(name, _KEYS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

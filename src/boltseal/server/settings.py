@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ByteSize, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from boltseal.errors import Invalid, quote
+from boltseal.keyless.verifier import check_installed
 from boltseal.ledger.cosigning import KnownLogs, known_logs
 from boltseal.policy.durations import Duration
 from boltseal.policy.globs import parse_repository_glob
@@ -26,6 +27,7 @@ from boltseal.policy.person_claims import PersonTerms
 from boltseal.policy.pipeline_rules import IssuerTerms, parse_issuers
 from boltseal.policy.quotas import Quotas, parse_quotas
 from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
+from boltseal.policy.requirements import trusted_roots
 from boltseal.policy.rules import RuleSet, parse_rules
 from boltseal.policy.tag_expectations import TagExpectations, parse_tags
 from boltseal.policy.token_scope import TokenTerms
@@ -35,6 +37,7 @@ from boltseal.server.listen_address import ListenAddress
 from boltseal.server.page_settings import OidcInvalid, OidcSettings, UiSettings
 from boltseal.server.storage_settings import SettingsTable, StorageSettings
 from boltseal.signatures.certificate_chains import MAX_CRL_BYTES
+from boltseal.signatures.trusted_root import MAX_TRUSTED_ROOT_BYTES
 
 ENV_PREFIX: Final = "BOLTSEAL_"
 ENV_SEPARATOR: Final = "__"
@@ -236,8 +239,13 @@ class Settings(BaseSettings):
 
     @cached_property
     def rules(self) -> RuleSet:
-        """The `[[rule]]` tables followed by the built-in rules. Raises: RuleInvalid: names the first invalid rule."""
-        return parse_rules(self.rule, read_key=_read_key_file)
+        """The `[[rule]]` tables followed by the built-in rules.
+
+        Raises: RuleInvalid: names the first invalid rule; KeylessNotInstalled.
+        """
+        rules = parse_rules(self.rule, read_key=_read_key_file)
+        check_installed(root for rule in rules.user for root in trusted_roots(rule.require))
+        return rules
 
     @cached_property
     def grants(self) -> Grants:
@@ -281,8 +289,10 @@ class Settings(BaseSettings):
 
     @cached_property
     def upstreams(self) -> tuple[UpstreamTerms, ...]:
-        """The `[[upstream]]` tables. Raises: UpstreamInvalid: names the first invalid upstream."""
-        return tuple(replace(terms, tags=self.expectations) for terms in parse_upstreams(self.upstream, _read_key_file))
+        """The `[[upstream]]` tables. Raises: UpstreamInvalid: names the first invalid upstream; KeylessNotInstalled."""
+        upstreams = parse_upstreams(self.upstream, _read_key_file)
+        check_installed(root for terms in upstreams for rule in terms.rules for root in trusted_roots(rule.require))
+        return tuple(replace(terms, tags=self.expectations) for terms in upstreams)
 
     @cached_property
     def expectations(self) -> TagExpectations:
@@ -406,10 +416,10 @@ def registry_name(settings: Settings) -> str:
 
 
 def _read_key_file(file: str) -> bytes:
-    """Read a file of keys, certificates or CRLs that a rule names; one byte more than the longest. Raises: Invalid."""
+    """Read a file of keys, certificates, CRLs or a trusted root that a rule names; one byte more than the longest. Raises: Invalid."""
     try:
         with Path(file).open("rb") as opened:
-            return opened.read(MAX_CRL_BYTES + 1)
+            return opened.read(max(MAX_CRL_BYTES, MAX_TRUSTED_ROOT_BYTES) + 1)
     except OSError as error:
         raise Invalid(f"cannot read the key {quote(file)}: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name

@@ -19,7 +19,7 @@ from boltseal.errors import quote
 from boltseal.oci.base64_text import decode_base64
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.public_keys import PublicKey
-from boltseal.signatures.signed_image import SignedImage, Statement
+from boltseal.signatures.signed_image import CertificateIdentity, SignedImage, Statement
 from boltseal.signatures.strict_json import parse_strict
 
 ENVELOPE: Final = "application/vnd.dsse.envelope.v1+json"
@@ -74,29 +74,52 @@ def verify_envelope(envelope: Envelope, image: SignedImage, key: PublicKey) -> S
     Raises: SignatureInvalid at the first step that fails.
     """
     # 1
-    if envelope.payload_type != _IN_TOTO:
-        raise SignatureInvalid(f"the envelope contains {quote(envelope.payload_type)}; expected {quote(_IN_TOTO)}")
-    payload = decode_base64(envelope.payload)
-    if payload is None:
-        raise SignatureInvalid("the payload of the envelope is not base64")
+    payload = payload_of(envelope)
     # 2
     if len(envelope.signatures) > MAX_SIGNATURES:
         raise SignatureInvalid(
             f"{len(envelope.signatures)} signatures in one envelope; at most {MAX_SIGNATURES} are read"
         )
-    message = f"DSSEv1 {len(_IN_TOTO)} {_IN_TOTO} {len(payload)} ".encode() + payload
+    message = signed_bytes(payload)
     values = [decode_base64(each.sig) for each in envelope.signatures]
     if not any(value is not None and key.verifies(value, message) for value in values):
         raise SignatureInvalid("the envelope is signed by another key, or its payload was changed")
-    # 3
+    # 3 and 4
+    return read_statement(payload, image, key)
+
+
+def payload_of(envelope: Envelope) -> bytes:
+    """Return the payload of an envelope, unverified. Raises: SignatureInvalid, also if it is no in-toto statement by its type."""
+    if envelope.payload_type != _IN_TOTO:
+        raise SignatureInvalid(f"the envelope contains {quote(envelope.payload_type)}; expected {quote(_IN_TOTO)}")
+    payload = decode_base64(envelope.payload)
+    if payload is None:
+        raise SignatureInvalid("the payload of the envelope is not base64")
+    return payload
+
+
+def signed_bytes(payload: bytes) -> bytes:
+    """Return what the signature of an envelope with this statement is made over (DSSE's pre-authentication encoding)."""
+    return f"DSSEv1 {len(_IN_TOTO)} {_IN_TOTO} {len(payload)} ".encode() + payload
+
+
+def read_statement(payload: bytes, image: SignedImage, signer: PublicKey | CertificateIdentity) -> Statement:
+    """Return what a payload says about an image, after `signer`'s signature of it was verified.
+
+    1. It is an in-toto statement, in strict JSON, with at most MAX_SUBJECTS subjects.
+    2. One of its subjects has the image's digest.
+
+    Raises: SignatureInvalid at the first step that fails.
+    """
+    # 1
     statement = parse_strict(payload, _Statement, "the statement", MAX_ENVELOPE_BYTES)
     if statement.type not in _STATEMENTS:
         raise SignatureInvalid(f"the statement is of type {quote(statement.type)}; expected an in-toto statement")
     if len(statement.subject) > MAX_SUBJECTS:
         raise SignatureInvalid(f"the statement has {len(statement.subject)} subjects; at most {MAX_SUBJECTS} are read")
-    # 4
+    # 2
     if not any(each.digest.get(image.digest.algorithm) == image.digest.hex for each in statement.subject):
         raise SignatureInvalid(f"the statement is about another digest; expected {image.digest}")
     if statement.predicate_type == COSIGN_SIGNATURE:
-        return Statement(key)
-    return Statement(key, statement.predicate_type, statement.predicate or {})
+        return Statement(signer)
+    return Statement(signer, statement.predicate_type, statement.predicate or {})

@@ -24,12 +24,20 @@ class SignedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateIdentity:
+    """Who got a certificate for one signature: the names in it, and the issuer (of OpenID Connect) that vouched for them."""
+
+    names: tuple[str, ...]
+    issuer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
-    """What `key` verifiably says about an image.
+    """What a signer verifiably says about an image. `key`: the signer, a key or the identity in a certificate.
 
     `predicate_type`: the type of an attestation; None where the statement is a plain signature of the image.
     """
 
-    key: PublicKey
+    key: PublicKey | CertificateIdentity
     predicate_type: str | None = None
     predicate: Mapping[str, Any] = field(default_factory=dict)

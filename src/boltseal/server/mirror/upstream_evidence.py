@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from boltseal.client.errors import RemoteUnavailable
-from boltseal.policy.requirements import Requirement, judge_evidence
+from boltseal.keyless.verifier import KeylessVerifier
+from boltseal.policy.requirements import Requirement, judge_evidence, trusted_roots
 from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.signatures.signed_image import SignedImage
@@ -30,11 +31,12 @@ async def missing_evidence(
     upstream: Upstream,
     image: SignedImage,
     requirements: Sequence[Requirement],
+    keyless: KeylessVerifier,
 ) -> str:
     """Return what an image of an upstream lacks, as text; "" if it meets all requirements.
 
     `image`: under its name upstream, which signatures name. Raises: RemoteUnavailable, RemoteBusy and other errors of the
-    upstream.
+    upstream; KeylessUnavailable.
     """
     source = RepositoryLocation(upstream.transport, upstream.terms.authority, image.repository)
     async with limits.asking(upstream, pull=True):
@@ -45,7 +47,8 @@ async def missing_evidence(
             raise RemoteUnavailable(
                 f"{upstream.terms.name} did not send the signatures of {image.repository}@{image.digest.short} within {TIMEOUT_S:g} seconds"
             ) from error
-    verdict = await asyncio.to_thread(judge_evidence, requirements, image, evidence, time.time_ns() // 1000)
+    results = await keyless.results(trusted_roots(requirements), evidence)
+    verdict = await asyncio.to_thread(judge_evidence, requirements, image, evidence, time.time_ns() // 1000, results)
     return " and ".join(
         each.what + (f" (there is evidence, but {each.why})" if each.why else "") for each in verdict.missing
     )[:MAX_TEXT]

@@ -29,6 +29,7 @@ from boltseal.client.errors import RemoteDigestMissing, RemoteNotFound, RemoteUn
 from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError, Denied, Unavailable
 from boltseal.events import TagHeld, TagMoved
+from boltseal.keyless.verifier import KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Reference, Repository, Tag
@@ -129,6 +130,7 @@ class UpstreamTags:
         self._read_only = read_only
         self._count = count
         self._timeout_s = timeout_s
+        self._keyless = KeylessVerifier()
         self._failures: OrderedDict[Key, _Failure] = OrderedDict()
         self._fetched: OrderedDict[tuple[Repository, Digest], Manifest] = OrderedDict()
         self._requests: SingleFlight[Key, UpstreamTag] = SingleFlight()
@@ -188,7 +190,7 @@ class UpstreamTags:
         if not terms.require or answer is None or (serves is not None and serves.digest == answer.digest):
             return terms
         image = SignedImage(wanted.remote, answer.digest, answer.media_type)
-        lacks = await missing_evidence(self._limits, wanted.upstream, image, terms.require)
+        lacks = await missing_evidence(self._limits, wanted.upstream, image, terms.require, self._keyless)
         return replace(terms, lacks=lacks)
 
     async def _record(

@@ -18,10 +18,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from boltseal.errors import NotFound
+from boltseal.keyless.verifier import KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy.requirements import StoredEvidence, judge_evidence
+from boltseal.policy.requirements import StoredEvidence, judge_evidence, trusted_roots
 from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import RuleSet
 from boltseal.policy.seal import Identity
@@ -35,14 +36,21 @@ _SIGNATURE_TAGS: Final = (".sig", ".att")
 
 
 class EvidenceChecks:
-    """Judges evidence by one set of rules. `pulls`: reads the repository; without it there is no evidence."""
+    """Judges evidence by one set of rules.
 
-    def __init__(self, rules: RuleSet, pulls: Pulls | None) -> None:
+    `pulls`: reads the repository; without it there is no evidence. `keyless`: verifies the signatures of identities.
+    """
+
+    def __init__(self, rules: RuleSet, pulls: Pulls | None, keyless: KeylessVerifier | None = None) -> None:
         self._rules = rules
         self._pulls = pulls
+        self._keyless = keyless or KeylessVerifier()
 
     async def judged(self, repository: Repository, image: Identity, tags: Sequence[Tag]) -> JudgedEvidence | None:
-        """Return the judgement on an image for the rules of all tags; None if none of these requires anything."""
+        """Return the judgement on an image for the rules of all tags; None if none of these requires anything.
+
+        Raises: KeylessUnavailable: a keyless signature could not be verified.
+        """
         decided = {rule.number: rule for tag in tags if (rule := decide(self._rules, repository, tag)).require}
         if not decided:
             return None
@@ -50,8 +58,10 @@ class EvidenceChecks:
         evidence = [] if self._pulls is None else await _evidence_of(self._pulls, repository, digest)
         signed = SignedImage(repository, digest, image.media_type)
         now_us = time.time_ns() // 1000
+        roots = dict.fromkeys(root for rule in decided.values() for root in trusted_roots(rule.require))
+        keyless = await self._keyless.results(roots, evidence)
         verdicts = {
-            number: await asyncio.to_thread(judge_evidence, rule.require, signed, evidence, now_us)
+            number: await asyncio.to_thread(judge_evidence, rule.require, signed, evidence, now_us, keyless)
             for number, rule in decided.items()
         }
         return JudgedEvidence(self._rules, digest, verdicts)
