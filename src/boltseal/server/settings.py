@@ -421,6 +421,6 @@ def _read_key_file(file: str) -> bytes:
         with Path(file).open("rb") as opened:
             return opened.read(max(MAX_CRL_BYTES, MAX_TRUSTED_ROOT_BYTES) + 1)
     except OSError as error:
-        raise Invalid(f"cannot read the key {quote(file)}: {error.strerror}") from error
+        raise Invalid(f"cannot read {quote(file)}: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
-        raise Invalid(f"cannot read the key {quote(file)}: not a file name") from error
+        raise Invalid(f"cannot read {quote(file)}: not a file name") from error

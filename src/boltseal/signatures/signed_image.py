@@ -25,7 +25,7 @@ class SignedImage:
 
 @dataclass(frozen=True, slots=True)
 class CertificateIdentity:
-    """Who got a certificate for one signature: the names in it, and the issuer (of OpenID Connect) that vouched for them."""
+    """The holder of a certificate for one signature: the names in it, and the issuer (of OpenID Connect) that vouched for them."""
 
     names: tuple[str, ...]
     issuer: str
