@@ -23,10 +23,12 @@ from boltseal.server.settings import Settings
 from tests.docs.pages import ROOT, code, fenced, section, table, text
 from tests.signatures.notation_certificates import root
 from tests.signatures.signers import Signer
+from tests.signatures.sigstore_services import Authority
 
 CONFIGURATION = text("docs/reference/configuration.md")
 SEALS = text("docs/concepts/seals.md")
 AUTHORITY = root()
+KEYLESS = Authority()
 LISTED = {"rule", "upstream", "witness", "notify", "on_outdated"}
 """Tables of the configuration that may be written several times."""
 
@@ -123,7 +125,10 @@ def test_every_example_of_the_configuration_loads(page: str, block: str, tmp_pat
         (tmp_path / key).write_bytes(Signer.on_p256().pem)
     (tmp_path / "acme-ca.pem").write_bytes(AUTHORITY.pem)
     (tmp_path / "acme.crl").write_bytes(AUTHORITY.crl())
-    block = re.sub(r'"/etc/boltseal/(?=(?:[a-z]+\.pub|acme-ca\.pem|acme\.crl)")', f'"{tmp_path}/', block)
+    (tmp_path / "trusted_root.json").write_bytes(KEYLESS.trusted_root())
+    block = re.sub(
+        r'"/etc/boltseal/(?=(?:[a-z]+\.pub|acme-ca\.pem|acme\.crl|trusted_root\.json)")', f'"{tmp_path}/', block
+    )
     file.write_text(block)
     settings = load(file)
     parsed = tomllib.loads(block)
