@@ -45,6 +45,12 @@ def test_a_checkpoint_is_read_as_it_was_signed(size: int, root: bytes, extension
     assert open_checkpoint(raw, KEY.verifier).raw == raw
 
 
+def test_a_key_of_another_name_signs_no_checkpoint() -> None:
+    """The name of the key must be the origin, or every reader would refuse the checkpoint."""
+    with pytest.raises(CheckpointInvalid, match='key of "other'):
+        sign_checkpoint(HEAD, OTHER)
+
+
 def test_the_empty_ledger_has_a_checkpoint() -> None:
     """The checkpoint of an empty ledger has size 0 and the one possible root."""
     empty = Checkpoint(KEY.name, 0, EMPTY_ROOT)
