@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-replicas test-kube test-browser test-stores soak bench lock docs screenshots clean
+.PHONY: help venv serve serve-postgres serve-replicas demo check check-style check-tests coverage timings test test-engines test-storage test-postgres test-faults test-replicas test-kube test-browser test-stores soak bench lock docs screenshots clean
 
 help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -76,7 +76,7 @@ timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings
 
 # One worker more than there are processors: these tests often wait for another program, while container engines do work.
 test soak: WORKERS := $(shell echo $$(($$(nproc) + 1)))
-test: $(VENV)/.works  ## runs all tests but those of the next seven targets; real clients; as root installs missing packages
+test: $(VENV)/.works  ## runs all tests but those of the next eight targets; real clients; as root installs missing packages
 	@scripts/test-packages
 	@$(PYTEST) -m "not engine and not store and not fault and not replicas and not kube and not storage and not browser" $(SPREAD) $(ARGS)
 
@@ -107,13 +107,20 @@ test-postgres: $(VENV)/.works  ## runs the tests of registries on PostgreSQL and
 	@scripts/test-packages
 	@$(PYTEST) --storage=postgres+s3 $(SPREAD) $(ARGS) $(POSTGRES) --ignore tests/attacks/scrub
 	@$(PYTEST) --s3-server=radosgw tests/contracts/test_blob_store.py -k "s3 and not range and not while_it_is_written and not delete and not removing and not any_sequence"
+
+# These tests wait for most of their time: for servers that are killed, stopped or slow. So they share no file, and there are more of them
+# at once than there are processors.
+test-faults test-kube: SPREAD = -n $(WORKERS) --dist worksteal
+test-faults: WORKERS := $(shell echo $$(($$(nproc) + 3)))
+test-faults: $(VENV)/.works  ## runs the tests that kill, fill and slow PostgreSQL, S3 servers and boltseal
+	@scripts/test-packages
 	@$(PYTEST) -m "fault" $(SPREAD) $(ARGS)
 
 test-replicas: $(VENV)/.works  ## runs the tests of several servers on one database and bucket
 	@scripts/test-packages
 	@$(PYTEST) -m "replicas" $(SPREAD) $(ARGS)
 
-test-kube: WORKERS := $(shell echo $$(($$(nproc) + 1)))
+test-kube: WORKERS := $(shell echo $$(($$(nproc) + 2)))
 test-kube: $(VENV)/.works  ## runs the tests of releases on Kubernetes with kubectl
 	@scripts/test-packages
 	@$(PYTEST) -m "kube" $(SPREAD) $(ARGS)

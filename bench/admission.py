@@ -24,7 +24,7 @@ from typing import Final
 import httpx2
 
 from boltseal.commands.admission import AdmissionWebhook
-from boltseal.commands.admission_images import AdmissionImages, AdmissionTerms, read_trust, trust
+from boltseal.commands.admission_images import AdmissionImages, AdmissionTerms, read_trust, trust_ledgers
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import client_paths
@@ -45,7 +45,7 @@ def webhook(server: Server, state: Path, *, remembered_s: float) -> AdmissionWeb
         raise AssertionError("the server has signed its ledger")
     context = ClientContext(client_paths(), state, lambda: time.time_ns() // 1000, lambda _: None)
     options = RegistryOptions(context, anonymous=True)
-    registries = trust(options, read_trust(f"{server.address} {key.verifier}\n".encode()))
+    registries = trust_ledgers(options, read_trust(f"{server.address} {key.verifier}\n".encode()))
     terms = AdmissionTerms(registries, remembered_s=remembered_s)
     return AdmissionWebhook(AdmissionImages(options, terms, time.monotonic), lambda *_: None)
 

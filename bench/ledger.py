@@ -29,9 +29,10 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
 from boltseal.server.auth.actor import ANONYMOUS
-from boltseal.server.registry.integrator import Integrator, receipt_of
+from boltseal.server.registry.integrator import Integrator
 from boltseal.server.registry.manifests import Manifests
 from boltseal.server.registry.models import EntryResult, ManifestUpload, TagChange
+from boltseal.server.registry.receipts import receipt_of
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.tag_writer import TagWriter

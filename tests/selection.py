@@ -36,7 +36,7 @@ ENGINE_TESTS: Final = ("tests/distribution/test_image.py", "tests/real/engines/"
 STORE_TESTS: Final = ("tests/attacks/scrub/",)
 """Where the stores of container engines on disk are checked: `make test-stores` runs these."""
 FAULT_TESTS: Final = ("tests/server/faults/",)
-"""Where PostgreSQL, an S3 server and boltseal are broken under pushes: `make test-postgres` runs these."""
+"""Where PostgreSQL, an S3 server and boltseal are broken under pushes: `make test-faults` runs these."""
 REPLICA_TESTS: Final = ("tests/server/replicas/", "tests/real/test_serve_replicas.py")
 """Where several servers share one database and bucket: `make test-replicas` runs these."""
 KUBE_TESTS: Final = ("tests/kube/",)

@@ -214,7 +214,7 @@ async def test_the_commands_of_the_page_print_the_keys(tmp_path: Path, monkeypat
 
 @dataclass
 class Other(httpx2.AsyncBaseTransport):
-    """The way to another registry, which may not run."""
+    """A connection to another registry, which may not run."""
 
     app: App | None = None
     asked: list[str] = field(default_factory=list)

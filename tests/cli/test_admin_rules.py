@@ -211,7 +211,7 @@ def test_a_rule_shows_the_signatures_that_it_requires(tmp_path: Path) -> None:
     assert wanted in " ".join(shown.out.split())
     assert decided.err.endswith(f"an image needs {wanted}\n")
     assert missing.code == 2
-    assert 'require[0]: cannot read the key "' in missing.err
+    assert 'require[0]: cannot read "' in missing.err
 
 
 def _with_missing_key(folder: Path) -> Path:

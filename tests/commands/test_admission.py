@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from boltseal.commands.admission import AdmissionWebhook
-from boltseal.commands.admission_images import AdmissionImages, AdmissionTerms, ImageGlob, read_trust, trust
+from boltseal.commands.admission_images import AdmissionImages, AdmissionTerms, ImageGlob, read_trust, trust_ledgers
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import client_paths
@@ -59,7 +59,7 @@ class Cluster:
         """Return a webhook with a memory of its own."""
         client = ClientContext(client_paths(), self.state, lambda: NOW_US, lambda _: None, self.asked.append)
         options = RegistryOptions(client, anonymous=True)
-        registries = trust(options, read_trust(f"{self.server.address} {self.key}\n".encode()))
+        registries = trust_ledgers(options, read_trust(f"{self.server.address} {self.key}\n".encode()))
         images = AdmissionImages(options, AdmissionTerms(registries, **terms), lambda: self.now_s)
         return AdmissionWebhook(images, lambda *words: self.refused.append(" ".join(words)))
 

@@ -21,10 +21,14 @@ from boltseal.policy.rules import FLOATING_TAGS, Mode
 from boltseal.server.configuration import load
 from boltseal.server.settings import Settings
 from tests.docs.pages import ROOT, code, fenced, section, table, text
+from tests.signatures.notation_certificates import root
 from tests.signatures.signers import Signer
+from tests.signatures.sigstore_services import Authority
 
 CONFIGURATION = text("docs/reference/configuration.md")
 SEALS = text("docs/concepts/seals.md")
+AUTHORITY = root()
+KEYLESS = Authority()
 LISTED = {"rule", "upstream", "witness", "notify", "on_outdated"}
 """Tables of the configuration that may be written several times."""
 
@@ -115,11 +119,16 @@ def server_examples() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "block"), server_examples())
 def test_every_example_of_the_configuration_loads(page: str, block: str, tmp_path: Path) -> None:
-    """Each TOML block on any page is a valid configuration, once the files of its public keys exist."""
+    """Each TOML block on any page is a valid configuration, once the files of its keys and certificates exist."""
     file = tmp_path / "boltseal.toml"
     for key in re.findall(r'"/etc/boltseal/([a-z]+\.pub)"', block):
         (tmp_path / key).write_bytes(Signer.on_p256().pem)
-    block = re.sub(r'"/etc/boltseal/(?=[a-z]+\.pub")', f'"{tmp_path}/', block)
+    (tmp_path / "acme-ca.pem").write_bytes(AUTHORITY.pem)
+    (tmp_path / "acme.crl").write_bytes(AUTHORITY.crl())
+    (tmp_path / "trusted_root.json").write_bytes(KEYLESS.trusted_root())
+    block = re.sub(
+        r'"/etc/boltseal/(?=(?:[a-z]+\.pub|acme-ca\.pem|acme\.crl|trusted_root\.json)")', f'"{tmp_path}/', block
+    )
     file.write_text(block)
     settings = load(file)
     parsed = tomllib.loads(block)

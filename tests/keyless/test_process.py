@@ -101,7 +101,7 @@ def test_step_1_a_key_of_another_type_is_refused(key: Private) -> None:
 
 
 def test_a_time_stamp_after_the_certificate_has_ended_is_refused(stamping: Authority) -> None:
-    """Also beside a promise of the log within its validity: all times that are stated have to fit."""
+    """A promise of the log within its validity does not help: all times that are stated have to fit."""
     how = Signing(valid_s=LATE, integrated_s=-8700, stamped=True)
 
     assert "not valid at validation time" in signed(how, stamping).refused
@@ -227,7 +227,7 @@ def test_a_bundle_that_was_changed_is_refused(change: Callable[[dict[str, Any]],
 
 
 def test_a_root_that_does_not_trust_the_services_refuses_all() -> None:
-    """The same bundle under another root is no signature."""
+    """Under another root the bundle is no signature."""
     assert verified(AUTHORITY.bundle(PAYLOAD), Authority()).refused
 
 

@@ -10,6 +10,7 @@ from boltseal.ledger.checkpoint import (
     Checkpoint,
     CheckpointInvalid,
     Cosignature,
+    checkpoint_of_note_unverified,
     open_checkpoint,
     parse_checkpoint_unverified,
     sign_checkpoint,
@@ -43,6 +44,13 @@ def test_a_checkpoint_is_read_as_it_was_signed(size: int, root: bytes, extension
 
     assert open_checkpoint(raw, KEY.verifier).checkpoint == checkpoint
     assert open_checkpoint(raw, KEY.verifier).raw == raw
+    assert checkpoint_of_note_unverified(raw) == checkpoint
+
+
+def test_a_key_of_another_name_signs_no_checkpoint() -> None:
+    """The name of the key must be the origin, or every reader would refuse the checkpoint."""
+    with pytest.raises(CheckpointInvalid, match='key of "other'):
+        sign_checkpoint(HEAD, OTHER)
 
 
 def test_the_empty_ledger_has_a_checkpoint() -> None:

@@ -19,6 +19,7 @@ from boltseal.ledger.note import (
     NoteInvalid,
     SigningKey,
     VerifierKey,
+    cosigned_at_unverified,
     format_note,
     open_note,
     parse_note_unverified,
@@ -59,6 +60,7 @@ def test_a_cosignature_signs_a_header_a_time_and_the_text() -> None:
     assert signature.value[:8] == (1_795_508_941).to_bytes(8)
     assert verified is not None
     assert verified.time_s == 1_795_508_941
+    assert cosigned_at_unverified(signature) == 1_795_508_941
 
 
 def test_a_witness_signs_the_time_too() -> None:

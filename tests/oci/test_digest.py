@@ -80,3 +80,11 @@ def test_digests_sort_and_can_be_keys() -> None:
 
     assert sorted([high, low]) == [low, high]
     assert {low: 1}[Digest.parse(str(low))] == 1
+
+
+def test_a_digest_as_a_tag_has_at_most_64_digits() -> None:
+    """A digest is truncated to 64 digits in a referrers tag, whatever its algorithm."""
+    sha256, sha512 = Digest.of(b"image"), Digest.of(b"image", "sha512")
+
+    assert sha256.as_tag == f"sha256-{sha256.hex}"
+    assert sha512.as_tag == f"sha512-{sha512.hex[:64]}"

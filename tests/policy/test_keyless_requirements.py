@@ -75,7 +75,7 @@ def by(name: str, stored: StoredEvidence, root: bytes = ROOT, issuer: str = ISSU
 
 
 def judged(table: str, stored: StoredEvidence, results: KeylessResults) -> EvidenceVerdict:
-    return judge_evidence(parsed(table), IMAGE, [stored], results)
+    return judge_evidence(parsed(table), IMAGE, [stored], keyless=results)
 
 
 def test_a_signature_of_the_identity_meets_the_requirement() -> None:

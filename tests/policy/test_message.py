@@ -12,6 +12,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import refusal_message
 from boltseal.policy.refusal_message import SealedBinding, SomeTags, floating_rule
+from boltseal.policy.requirements import MissingEvidence
 from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import Mode, parse_rules
 
@@ -281,3 +282,17 @@ def test_a_line_is_one_line_of_printable_characters(tag: Tag, by: str, keep: str
         assert line.isascii()
         assert line.isprintable()
         assert len(line) < 1000
+
+
+def test_an_unsigned_image_gets_no_tag() -> None:
+    """The message has each requirement that is not met, why its evidence does not suffice, and each command once."""
+    missing = [
+        MissingEvidence("a signature by release.pub", "cosign sign --key release.key REGISTRY/shop/app", ""),
+        MissingEvidence("a signature by qa.pub", "cosign sign --key release.key REGISTRY/shop/app", "of another image"),
+    ]
+
+    assert refusal_message.put_unsigned(Tag("1.4.2"), APP, NEW, missing) == (
+        "tag 1.4.2 of shop/app is given only to signed images; sha256:cd34ef56ab12 lacks: a signature by release.pub; "
+        "a signature by qa.pub (there is evidence, but of another image); push the image by digest, "
+        "run cosign sign --key release.key REGISTRY/shop/app, then push the tag; `boltseal publish` does all of this"
+    )

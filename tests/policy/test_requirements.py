@@ -77,14 +77,14 @@ def test_without_evidence_the_command_that_adds_it_is_named() -> None:
 
 
 def test_evidence_that_does_not_hold_is_missing_with_the_reason() -> None:
-    """A signature by another key is none."""
+    """A signature by another key does not meet the requirement, and the verdict says why."""
     (missing,) = judged('require = [{key = "keys/release.pub"}]', signature(MALLORY, "m")).missing
 
     assert "by another key" in missing.why
 
 
 def test_every_requirement_must_hold() -> None:
-    """Of two requirements one is missing."""
+    """If one of two requirements holds, the other one is missing."""
     two = 'require = [{key = "keys/release.pub"}, {key = "ci.pub"}]'
 
     verdict = judged(two, signature(RELEASE, "r"))
@@ -176,7 +176,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("toml", "why"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_an_error_with_its_place(toml: str, why: str) -> None:
-    """Nothing is skipped: the server does not start."""
+    """A mistake in `require` is an error that names its position; it is never skipped."""
     with pytest.raises(RequirementInvalid, match=why):
         parsed(toml)
     with pytest.raises(RuleInvalid, match=f"rule 1: .*{why}"):

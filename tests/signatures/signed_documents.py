@@ -9,6 +9,7 @@ from boltseal.signatures.dsse import COSIGN_SIGNATURE, ENVELOPE
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION, SIMPLE_SIGNING
 from tests.images import OCI_CONFIG, OCI_MANIFEST, Blob, Document, to_json
+from tests.signatures import notation_certificates as notation
 from tests.signatures.signers import Signer, encoded, simple_payload, statement
 from tests.signatures.sigstore_services import Authority, Signing
 
@@ -42,6 +43,19 @@ def attested(subject: Document, signer: Signer, predicate_type: str, predicate: 
     """Return what `cosign attest` of version 2 puts under an attestation tag."""
     stated = statement(Digest.parse(subject.digest), predicate_type, predicate)
     return signatures((Blob(encoded(signer.envelope(encoded(stated))), ENVELOPE), ""))
+
+
+def notarized(
+    subject: Document, holder: notation.Holder, form: str, *, attached_to: Document | None = None
+) -> Document:
+    """Return what `notation sign` pushes as a referrer. `form`: jws or cose. `attached_to`: another image than the signed one."""
+    payload = notation.payload(subject.digest, subject.media_type)
+    if form == "jws":
+        blob = Blob(notation.jws(holder, payload), "application/jose+json")
+    else:
+        blob = Blob(notation.cose(holder, payload), "application/cose")
+    shown = (attached_to or subject).descriptor()
+    return signatures((blob, ""), artifactType="application/vnd.cncf.notary.signature", subject=shown)
 
 
 def keyless(

@@ -68,7 +68,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize(("raw", "why"), UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_step_1_a_bundle_that_can_be_misread_is_refused(raw: bytes, why: str) -> None:
-    """It is refused before another process reads it, and also if that process has verified it."""
+    """A bundle is refused before another process reads it, and also if that process has verified it."""
     with pytest.raises(SignatureInvalid, match=why):
         unverified_payload(raw)
     with pytest.raises(SignatureInvalid, match=why):
@@ -88,7 +88,7 @@ def test_step_3_the_bytes_that_were_signed_are_those_that_are_read() -> None:
 
 
 def test_step_4_the_issuer_is_the_required_one() -> None:
-    """The same name at another issuer is another identity."""
+    """A name at another issuer is another identity."""
     other = CertificateIdentity(WHO.names, "https://evil.example")
 
     with pytest.raises(SignatureInvalid, match=r"https://evil.example.*expected \"https://accounts.example.com\""):

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final
 
 import typer
 
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import takes_registry_options
-from boltseal.cli.state_options import OperatorServerOption
-from boltseal.cli.table import print_table
+from boltseal.cli.state_list import OperatorServerOption, print_state
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.registry_state import RegistryState
-from boltseal.commands.text import clean
+from boltseal.commands.registry_state import AuditInfo, RegistryState
+
+_COLUMNS: Final[Mapping[str, Callable[[AuditInfo], str]]] = {
+    "TIME": lambda each: each.time,
+    "BY": lambda each: each.actor,
+    "ACTION": lambda each: each.action,
+    "SUBJECT": lambda each: each.subject,
+    "DETAIL": lambda each: each.detail,
+}
 
 
 @takes_registry_options
@@ -27,19 +34,15 @@ def admin_audit(
     """List the audit log, the newest record first. What happens to tags is in the ledger: `boltseal history`."""
     with CommandOutput("admin-audit", as_json=as_json) as output:
         found = RegistryState(access, server).audit(newest)
-        for each in found:
-            output.add(
-                ref=each.subject,
-                status=each.action,
-                reason=each.detail,
-                number=each.number,
-                time=each.time,
-                actor=each.actor,
-            )
-        if found and not as_json:
-            rows = [
-                (each.time, clean(each.actor), each.action, clean(each.subject), clean(each.detail)) for each in found
-            ]
-            print_table(("TIME", "BY", "ACTION", "SUBJECT", "DETAIL"), rows)
-        elif not found:
-            output.say("the audit log has no record")
+        print_state(output, found, _fields, _COLUMNS, "the audit log has no record")
+
+
+def _fields(each: AuditInfo) -> dict[str, Any]:
+    return {
+        "ref": each.subject,
+        "status": each.action,
+        "reason": each.detail,
+        "number": each.number,
+        "time": each.time,
+        "actor": each.actor,
+    }

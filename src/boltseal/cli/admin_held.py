@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import takes_registry_options
-from boltseal.cli.state_options import OperatorServerOption
-from boltseal.cli.table import print_table
+from boltseal.cli.state_list import OperatorServerOption, print_state
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.registry_state import RegistryState
-from boltseal.commands.text import clean
+from boltseal.commands.registry_state import HeldInfo, RegistryState
+
+_COLUMNS: Final[Mapping[str, Callable[[HeldInfo], str]]] = {
+    "TAG": lambda each: f"{each.repository}:{each.tag}",
+    "HELD SINCE": lambda each: each.since,
+    "NEW DIGEST": lambda each: each.digest,
+    "SERVED": lambda each: each.served or "-",
+}
 
 
 @takes_registry_options
@@ -19,20 +27,15 @@ def admin_held(server: OperatorServerOption, *, access: RegistryOptions, as_json
     `boltseal tag accept` serves the new digest.
     """
     with CommandOutput("admin-held", as_json=as_json) as output:
-        found = RegistryState(access, server).held()
-        for each in found:
-            output.add(
-                ref=f"{each.repository}:{each.tag}",
-                status="held",
-                reason="",
-                digest=each.digest,
-                served=each.served,
-                since=each.since,
-            )
-        if found and not as_json:
-            rows = [
-                (clean(f"{each.repository}:{each.tag}"), each.since, each.digest, each.served or "-") for each in found
-            ]
-            print_table(("TAG", "HELD SINCE", "NEW DIGEST", "SERVED"), rows)
-        elif not found:
-            output.say("no tag is held back")
+        print_state(output, RegistryState(access, server).held(), _fields, _COLUMNS, "no tag is held back")
+
+
+def _fields(each: HeldInfo) -> dict[str, Any]:
+    return {
+        "ref": f"{each.repository}:{each.tag}",
+        "status": "held",
+        "reason": "",
+        "digest": each.digest,
+        "served": each.served,
+        "since": each.since,
+    }

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import takes_registry_options
-from boltseal.cli.state_options import OperatorServerOption
-from boltseal.cli.table import print_table
+from boltseal.cli.state_list import OperatorServerOption, print_state
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.registry_state import RegistryState
+from boltseal.commands.registry_state import LogInfo, RegistryState
 from boltseal.commands.text import clean
+
+_COLUMNS: Final[Mapping[str, Callable[[LogInfo], str]]] = {
+    "LOG": lambda each: each.name,
+    "ENTRIES": lambda each: str(each.size),
+    "SIGNED": lambda each: str(each.signed),
+    "WITNESSED": lambda each: str(each.witnessed),
+    "LAST ENTRY": lambda each: each.last or "-",
+    "ORIGIN": lambda each: each.origin,
+}
 
 
 @takes_registry_options
@@ -24,23 +35,18 @@ def admin_ledger(server: OperatorServerOption, *, access: RegistryOptions, as_js
         for each in found:
             if each.doubt is not None:
                 output.outcome = Outcome.DIFFERS
-            output.add(
-                ref=each.name,
-                status="in-doubt" if each.doubt is not None else "writable",
-                reason=each.doubt or "",
-                origin=each.origin,
-                size=each.size,
-                signed=each.signed,
-                witnessed=each.witnessed,
-                last=each.last,
-            )
-            if each.doubt is not None:
                 output.say(clean(f"{each.name} takes no entries: {each.doubt}"))
-        if found and not as_json:
-            rows = [
-                (each.name, str(each.size), str(each.signed), str(each.witnessed), each.last or "-", clean(each.origin))
-                for each in found
-            ]
-            print_table(("LOG", "ENTRIES", "SIGNED", "WITNESSED", "LAST ENTRY", "ORIGIN"), rows)
-        elif not found:
-            output.say("no log has begun")
+        print_state(output, found, _fields, _COLUMNS, "no log has begun")
+
+
+def _fields(each: LogInfo) -> dict[str, Any]:
+    return {
+        "ref": each.name,
+        "status": "in-doubt" if each.doubt is not None else "writable",
+        "reason": each.doubt or "",
+        "origin": each.origin,
+        "size": each.size,
+        "signed": each.signed,
+        "witnessed": each.witnessed,
+        "last": each.last,
+    }

@@ -12,7 +12,7 @@ from boltseal.cli.options import CaFileOption
 from boltseal.cli.output import say
 from boltseal.cli.registry_arguments import RegistryArguments, RegistryConfigOption
 from boltseal.cli.remote import registry_options
-from boltseal.commands.admission_images import MAX_TRUST_BYTES, AdmissionTerms, ImageGlob, read_trust, trust
+from boltseal.commands.admission_images import MAX_TRUST_BYTES, AdmissionTerms, ImageGlob, read_trust, trust_ledgers
 from boltseal.errors import Invalid
 from boltseal.files.named_files import require_file
 from boltseal.ledger.note import VerifierKey
@@ -88,7 +88,7 @@ def admission(
         ledgers = read_trust(file.read(MAX_TRUST_BYTES))
     options = registry_options(RegistryArguments(ca_file=ca_file, registry_config=registry_config, strict=True))
     terms = AdmissionTerms(
-        trust(options, ledgers),
+        trust_ledgers(options, ledgers),
         tuple(VerifierKey.parse(each) for each in witness or ()),
         tuple(ImageGlob.parse(each) for each in unchecked or ()),
         fail_open=fail_open,

@@ -16,7 +16,7 @@ from boltseal.server.commands.ledger import witness_key
 
 def ledger_key(
     observations: ObservationsOption = False,
-    witness: Annotated[
+    cosigner: Annotated[
         bool,
         typer.Option(
             "--cosigner", help="The key with which this registry cosigns other ledgers ([witness_service]) instead."
@@ -28,9 +28,9 @@ def ledger_key(
 ) -> None:
     """Print the public key that signs the ledger, for `boltseal ledger trust` and for tools that read C2SP notes."""
     with CommandOutput("ledger-key", as_json=as_json) as output:
-        if witness and observations:
+        if cosigner and observations:
             raise Invalid("--observations and --cosigner name two keys; give one of them")
         settings = store_settings(config, data)
-        found = witness_key(settings) if witness else public_key(settings, observations=observations)
+        found = witness_key(settings) if cosigner else public_key(settings, observations=observations)
         output.add(ref=found.origin, status="key", key=str(found.key))
         output.print(str(found.key))

@@ -40,7 +40,6 @@ from boltseal.errors import (
     Full,
     Unavailable,
     command_code,
-    exit_code,
     operators_message,
     without_logins,
 )
@@ -145,7 +144,7 @@ class CommandOutput:
             if self.outcome is not Outcome.HOLDS:
                 raise typer.Exit(_EXITS[self.outcome])
         elif known := error if isinstance(error, BoltsealError) else host_error(error):
-            self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
+            self.outcome = Outcome.of_error(known)
             self._emit([_error_json(known)])
         elif isinstance(error, Exception) and not isinstance(error, (typer.Exit, OutputClosed)):
             self.outcome = Outcome.UNKNOWN

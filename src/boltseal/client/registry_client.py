@@ -415,7 +415,7 @@ class RegistryClient:
 
 
 def _fallback_tag(subject: Digest) -> Tag:
-    return Tag(f"{subject.algorithm}-{subject.hex[:64]}")
+    return Tag(subject.as_tag)
 
 
 def _same_registry(netloc: str, registry: str) -> bool:

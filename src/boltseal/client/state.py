@@ -39,9 +39,9 @@ import msgspec
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, write_file
-from boltseal.ledger.checkpoint import parse_checkpoint_unverified
+from boltseal.ledger.checkpoint import checkpoint_of_note_unverified
 from boltseal.ledger.follow import Trusted, TrustedCheckpoint
-from boltseal.ledger.note import VerifierKey, parse_note_unverified
+from boltseal.ledger.note import VerifierKey
 from boltseal.loading import deferred
 from boltseal.oci.reference import Reference
 
@@ -152,7 +152,7 @@ class ClientState:
             note = self._read(self._note(registry))
             head = None
             if note is not None:
-                head = TrustedCheckpoint(trusted, parse_checkpoint_unverified(parse_note_unverified(note).text), note)
+                head = TrustedCheckpoint(trusted, checkpoint_of_note_unverified(note), note)
         except (msgspec.MsgspecError, ValueError, Invalid) as error:
             reason = error.message if isinstance(error, BoltsealError) else error
             raise StateUnusable(f"{self._trust(registry)} or its checkpoint can't be parsed: {reason}") from error

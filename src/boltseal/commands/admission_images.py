@@ -117,7 +117,7 @@ def read_trust(raw: bytes) -> Mapping[str, VerifierKey]:
     return found
 
 
-def trust(options: RegistryOptions, ledgers: Mapping[str, VerifierKey]) -> frozenset[str]:
+def trust_ledgers(options: RegistryOptions, ledgers: Mapping[str, VerifierKey]) -> frozenset[str]:
     """Give the keys to the client's state, in place of others; return the registries. Raises: LedgerBroken, StateUnusable."""
     for name, key in ledgers.items():
         give_key(options.client.state, name, key, options.client.now_s(), replace=True)
@@ -133,7 +133,7 @@ class AdmissionImages:
         self._clock_s = clock_s
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
         self._running: dict[str, asyncio.Task[Verdict]] = {}
-        self._in_turn = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._registry_locks = defaultdict[str, asyncio.Lock](asyncio.Lock)
 
     async def judge_all(self, images: Iterable[str], within_s: float) -> Mapping[str, Verdict]:
         """Return a verdict for each image, within the time (seconds)."""
@@ -142,10 +142,13 @@ class AdmissionImages:
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
         late = self._unknown(f"the registry did not answer within {within_s:g} seconds")
-        return {
-            written: each if isinstance(each, Verdict) else each.result() if each.done() else late
-            for written, each in judging.items()
-        }
+
+        def verdict(judged: Verdict | asyncio.Task[Verdict]) -> Verdict:
+            if isinstance(judged, Verdict):
+                return judged
+            return judged.result() if judged.done() else late
+
+        return {written: verdict(judged) for written, judged in judging.items()}
 
     def judge_final(self, written: str) -> Verdict:
         """Decide about an image after all changes of the object: only what needs no further change is admitted."""
@@ -199,9 +202,8 @@ class AdmissionImages:
     async def _judge(self, written: str) -> Verdict:
         reference = Reference.parse(written).complete
         try:
-            async with self._in_turn[
-                reference.registry
-            ]:  # each run follows and stores the state of the registry's ledger
+            # One at a time for each registry: each run follows and stores the state of its ledger.
+            async with self._registry_locks[reference.registry]:
                 proof = await self._proof(reference, reference.tag or Tag("latest"))
         except RemoteMismatch as error:  # an answer that is wrong, and not one that is missing
             return Verdict(VerdictKind.REFUSE, error.message)

@@ -9,7 +9,7 @@ from boltseal.client.transport import Transport
 from boltseal.commands.image_locations import opened_transfer
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask, followed
-from boltseal.errors import BoltsealError, ExitCode, exit_code
+from boltseal.errors import BoltsealError
 from boltseal.oci.reference import Reference
 from boltseal.transfer.copy import CopiedImage, Copier, CopyCounts
 from boltseal.transfer.layout import LayoutLocation
@@ -73,9 +73,7 @@ class CopyRow:
         """DIFFERS if the target refused it or what is attached to it, UNKNOWN if that failed."""
         errors = [] if self.error is None else [self.error]
         errors += [] if self.image is None else [each.error for each in self.image.not_carried]
-        return Outcome.worst(
-            Outcome.DIFFERS if exit_code(error) is ExitCode.DIFFERS else Outcome.UNKNOWN for error in errors
-        )
+        return Outcome.worst(Outcome.of_error(error) for error in errors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
-from boltseal.client.admin_client import AdminClient
 from boltseal.client.errors import RemoteMismatch
+from boltseal.commands.admin_connection import AdminConnection
 from boltseal.commands.client_context import ClientContext
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.registry_tags import registry_of
 from boltseal.commands.text import clean
 from boltseal.engines.address import EngineAddress
@@ -121,10 +121,7 @@ def own_host_name() -> str:
 def send_report(
     options: RegistryOptions, target: ReportTarget, fields: dict[str, Any], left_out: int = 0
 ) -> SentReport:
-    """Send a report, and return how that ended. `fields`: those of `ReportDocument` that the command knows.
-
-    The registry's ledger is not followed unless `--strict` is given: a report trusts nothing that it answers.
-    """
+    """Send a report, and return how that ended. `fields`: those of `ReportDocument` that the command knows."""
     try:
         document = ReportDocument(
             v=VERSION,
@@ -135,17 +132,14 @@ def send_report(
             **fields,
         )
         parse_report(document)
-        connect = ask_followed if options.strict else ask
-        answer = connect(
-            options,
-            [target.registry],
-            lambda transport: AdminClient(transport, target.registry, answer_s=ANSWER_S).change(
+        answer = AdminConnection(options, target.registry, answer_s=ANSWER_S).ask(
+            lambda client: client.change(
                 "reports",
                 f"the report of host {target.host}",
                 msgspec.to_builtins(document),
                 _Accepted,
                 advice="the next report replaces it",
-            ),
+            )
         )
         if answer.host != target.host:
             raise RemoteMismatch(f"{target.registry} stored the report for another host than {target.host}")

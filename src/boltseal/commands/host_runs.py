@@ -43,7 +43,7 @@ from boltseal.deploy.host_run_file import HostRunFile, RecordedFiles, RecordedHo
 from boltseal.deploy.release_flow import DeployResult
 from boltseal.deploy.releases import Release, ReleaseEnd
 from boltseal.engines.api import connected
-from boltseal.errors import BoltsealError, ExitCode, Invalid, NotFound, exit_code
+from boltseal.errors import BoltsealError, Invalid, NotFound
 from boltseal.lockfile.format import time_text
 
 _SHOWN: Final = 5
@@ -90,7 +90,7 @@ class HostResult:
     def outcome(self) -> Outcome:
         """HOLDS if the host is as asked for, or was not begun because of another one."""
         if self.error is not None and self.end in (HostEnd.REFUSED, HostEnd.UNKNOWN):
-            return Outcome.DIFFERS if exit_code(self.error) is ExitCode.DIFFERS else Outcome.UNKNOWN
+            return Outcome.of_error(self.error)
         return _OUTCOMES.get(self.end, Outcome.DIFFERS)
 
 

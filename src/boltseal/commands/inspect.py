@@ -86,7 +86,7 @@ async def _verified(
     evidence = await read_evidence(source, digest)
     required = [SignedBy(signer) for signer in signers]
     keyless = await KeylessVerifier().results(trusted_roots(required), evidence)
-    missing = judge_evidence(required, image, evidence, keyless).missing
+    missing = judge_evidence(required, image, evidence, keyless=keyless).missing
     findings = tuple(evidence_findings(signers, image, evidence, keyless))
     return VerifiedEvidence(findings, tuple(each.what for each in missing))
 

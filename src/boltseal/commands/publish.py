@@ -203,7 +203,7 @@ class _Publication:
         evidence = await read_evidence(self.registry, digest)
         required = [SignedBy(signer) for signer in self.signers]
         keyless = await self._keyless.results(trusted_roots(required), evidence)
-        return [each for each in required if judge_evidence([each], image, evidence, keyless).missing]
+        return [each for each in required if judge_evidence([each], image, evidence, keyless=keyless).missing]
 
     async def _sign(self, command: str, digest: Digest) -> None:
         image = self._by_digest(digest)

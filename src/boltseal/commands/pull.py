@@ -20,7 +20,7 @@ from boltseal.commands.text import clean, counted
 from boltseal.deploy.project_files import overrides_of
 from boltseal.engines.api import EngineProgress
 from boltseal.engines.inventory import EngineImage
-from boltseal.errors import BoltsealError, ExitCode, Invalid, exit_code
+from boltseal.errors import BoltsealError, Invalid
 from boltseal.files.scratch_folder import scratch_folder
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import KeepPolicy
@@ -101,7 +101,7 @@ class PullRow:
         """DIFFERS if the image was refused, UNKNOWN if it could not be pulled."""
         if self.error is None:
             return Outcome.HOLDS
-        return Outcome.DIFFERS if exit_code(self.error) is ExitCode.DIFFERS else Outcome.UNKNOWN
+        return Outcome.of_error(self.error)
 
     @property
     def reason(self) -> str:

@@ -7,15 +7,17 @@ from typing import Final, Literal
 
 import msgspec
 
-from boltseal.client.admin_client import MAX_PAGES, AdminClient, AdminPage
+from boltseal.client.admin_client import MAX_PAGES, AdminPage
 from boltseal.client.errors import RemoteMismatch
+from boltseal.commands.admin_connection import AdminConnection
 from boltseal.commands.collection import CollectedItem, CollectionProgress
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.errors import Invalid
 
 _WHAT: Final = "garbage collection"
-_LIMIT: Final = 1000
+LIMIT: Final = 1000
 """Items of a part; the API allows no more."""
+ADVICE: Final = "run the command again; it deletes what is left"
 
 
 class _Item(msgspec.Struct):
@@ -35,8 +37,8 @@ class RegistryCollection:
     """`GarbageCollection` of one registry."""
 
     def __init__(self, options: RegistryOptions, registry: str) -> None:
-        self._options = options
         self._registry = registry
+        self._api = AdminConnection(options, registry)
 
     def collect(self, *, dry_run: bool, full: bool, progress: CollectionProgress) -> Iterator[CollectedItem]:
         """Collect there, a part for each request, and yield the items of each part. Raises: Invalid: `full`."""
@@ -60,11 +62,5 @@ class RegistryCollection:
         raise RemoteMismatch(f"{self._registry} has no end of {_WHAT}: it sent the same page twice")
 
     def _part(self, cursor: str, *, dry_run: bool) -> _Part:
-        fields = {"dry_run": dry_run, "limit": _LIMIT, "cursor": cursor}
-        advice = "run the command again; it deletes what is left"
-        connect = ask_followed if self._options.strict else ask
-        return connect(
-            self._options,
-            [self._registry],
-            lambda transport: AdminClient(transport, self._registry).change("gc", _WHAT, fields, _Part, advice=advice),
-        )
+        fields = {"dry_run": dry_run, "limit": LIMIT, "cursor": cursor}
+        return self._api.ask(lambda client: client.change("gc", _WHAT, fields, _Part, advice=ADVICE))

@@ -8,8 +8,10 @@ import msgspec
 
 from boltseal.client.admin_client import AdminClient, AdminPage
 from boltseal.client.errors import RemoteMismatch
+from boltseal.commands.admin_connection import AdminConnection
 from boltseal.commands.expiry import OverdueTagInfo
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.registry_collection import ADVICE, LIMIT
 
 _WHAT = "deletion of overdue tags"
 
@@ -29,12 +31,11 @@ class RegistryExpiry:
     """`TagExpiry` of one registry."""
 
     def __init__(self, options: RegistryOptions, registry: str) -> None:
-        self._options = options
         self._registry = registry
+        self._api = AdminConnection(options, registry)
 
     def expire(self, *, dry_run: bool) -> list[OverdueTagInfo]:
         """Delete the overdue tags there, a page at a time."""
-        advice = "run the command again; it deletes what is left"
 
         async def run(client: AdminClient) -> list[OverdueTagInfo]:
             found: list[_Tag] = []
@@ -44,12 +45,11 @@ class RegistryExpiry:
                 if cursor in seen:
                     raise RemoteMismatch(f"{self._registry} has no end of overdue tags: it sent the same page twice")
                 seen.add(cursor)
-                fields = {"dry_run": dry_run, "limit": 1000, "cursor": cursor}
-                page = await client.change("expire", _WHAT, fields, _Page, advice=advice)
+                fields = {"dry_run": dry_run, "limit": LIMIT, "cursor": cursor}
+                page = await client.change("expire", _WHAT, fields, _Page, advice=ADVICE)
                 found += page.items
                 cursor = page.next
             rows = [OverdueTagInfo(each.repository, each.tag, each.reason) for each in found]
             return sorted(rows, key=lambda each: (each.repository, each.tag))
 
-        connect = ask_followed if self._options.strict else ask
-        return connect(self._options, [self._registry], lambda transport: run(AdminClient(transport, self._registry)))
+        return self._api.ask(run)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
 import msgspec
 
 from boltseal.client.admin_client import AdminClient
 from boltseal.client.errors import RemoteNotFound
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.admin_connection import AdminConnection
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.registry_tags import registry_of
 from boltseal.errors import quote
 from boltseal.policy.host_report import ReportCounts, ReportedImage, ReportedRelease
@@ -72,8 +72,8 @@ class RegistryHosts:
     """The hosts of one registry. Raises of all: Denied; errors of the connection."""
 
     def __init__(self, options: RegistryOptions, server: str) -> None:
-        self._options = options
         self._registry = registry_of(server)
+        self._api = AdminConnection(options, self._registry)
 
     def hosts(self) -> list[HostInfo]:
         """Return all hosts that run something which the caller may pull; an operator gets all."""
@@ -100,7 +100,7 @@ class RegistryHosts:
         advice = f"`boltseal admin host ls --server {self._registry}` shows it, and the command can be run again"
         what = f"removal of host {name}"
         try:
-            return self._ask(lambda client: client.delete("host", what, query, _Forgotten, advice=advice)).host
+            return self._api.ask(lambda client: client.delete("host", what, query, _Forgotten, advice=advice)).host
         except RemoteNotFound as error:
             raise RemoteNotFound(
                 f"{self._registry} has no host {name}; `boltseal admin host ls --server {self._registry}` lists them"
@@ -110,8 +110,4 @@ class RegistryHosts:
         async def read(client: AdminClient) -> list[T]:
             return [item async for item in client.items(name, what, kind, query)]
 
-        return self._ask(read)
-
-    def _ask(self, call: Callable[[AdminClient], Awaitable[T]]) -> T:
-        connect = ask_followed if self._options.strict else ask
-        return connect(self._options, [self._registry], lambda transport: call(AdminClient(transport, self._registry)))
+        return self._api.ask(read)

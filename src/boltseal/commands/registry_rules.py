@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import msgspec
 
 from boltseal.client.admin_client import AdminClient, AdminPage
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.admin_connection import AdminConnection
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.rules import PlannedTag, RuleDecision, RuleInfo, RulePlan, RuleTable
 from boltseal.oci.reference import Repository, Tag
-
-T = TypeVar("T")
 
 
 class _Rules(msgspec.Struct):
@@ -28,18 +26,18 @@ class RegistryRules:
     """`RuleReads` of one registry."""
 
     def __init__(self, options: RegistryOptions, registry: str) -> None:
-        self._options = options
         self._registry = registry
+        self._api = AdminConnection(options, self._registry)
 
     def rules(self) -> list[RuleInfo]:
         """Return the rules in force there."""
-        return self._ask(lambda client: client.read("rules", "the rules in force", _Rules)).items
+        return self._api.ask(lambda client: client.read("rules", "the rules in force", _Rules)).items
 
     def decide(self, repository: Repository, tag: Tag) -> RuleDecision:
         """Return the rule that decides there."""
         query = {"repository": repository, "tag": tag}
         what = f"the rule for {repository}:{tag}"
-        return self._ask(lambda client: client.read("rules/test", what, RuleDecision, query))
+        return self._api.ask(lambda client: client.read("rules/test", what, RuleDecision, query))
 
     def plan(self, tables: Sequence[RuleTable], *, every: bool) -> RulePlan:
         """Return what other rules would do to the tags there."""
@@ -51,8 +49,4 @@ class RegistryRules:
                 plan = RulePlan(plan.looked_at + page.looked_at, [*plan.tags, *page.items])
             return plan
 
-        return self._ask(read)
-
-    def _ask(self, call: Callable[[AdminClient], Awaitable[T]]) -> T:
-        connect = ask_followed if self._options.strict else ask
-        return connect(self._options, [self._registry], lambda transport: call(AdminClient(transport, self._registry)))
+        return self._api.ask(read)

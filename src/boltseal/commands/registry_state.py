@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
 
 from boltseal.client.admin_client import AdminClient
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.admin_connection import AdminConnection
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.registry_tags import registry_of
 
 T = TypeVar("T")
@@ -87,16 +87,16 @@ class RegistryState:
     """The state of one registry. Raises of all: Denied; errors of the connection."""
 
     def __init__(self, options: RegistryOptions, server: str) -> None:
-        self._options = options
         self._registry = registry_of(server)
+        self._api = AdminConnection(options, self._registry)
 
     def logs(self) -> list[LogInfo]:
         """Return the logs that have begun."""
-        return self._ask(lambda client: client.read("ledger", "the state of the logs", _Logs)).items
+        return self._api.ask(lambda client: client.read("ledger", "the state of the logs", _Logs)).items
 
     def upstreams(self) -> list[UpstreamInfo]:
         """Return the configured upstreams."""
-        return self._ask(lambda client: client.read("upstreams", "the upstreams", _Upstreams)).items
+        return self._api.ask(lambda client: client.read("upstreams", "the upstreams", _Upstreams)).items
 
     def held(self) -> list[HeldInfo]:
         """Return the held tags of all upstreams, sorted by repository and tag."""
@@ -120,8 +120,4 @@ class RegistryState:
                     break
             return found
 
-        return self._ask(read)
-
-    def _ask(self, call: Callable[[AdminClient], Awaitable[T]]) -> T:
-        connect = ask_followed if self._options.strict else ask
-        return connect(self._options, [self._registry], lambda transport: call(AdminClient(transport, self._registry)))
+        return self._api.ask(read)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 
 from boltseal.client.admin_client import AdminClient
 from boltseal.client.errors import RemoteMismatch
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.admin_connection import AdminConnection
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.tag_changes import (
     AcceptResult,
     HeldResult,
@@ -80,8 +81,8 @@ class RegistryTags:
     """`TagChanges` over the admin API of one registry."""
 
     def __init__(self, options: RegistryOptions, registry: str) -> None:
-        self._options = options
         self._registry = registry
+        self._api = AdminConnection(options, self._registry)
 
     def seal(self, ref: str, reason: str) -> SealResult:
         """Seal a tag at its current digest."""
@@ -130,7 +131,7 @@ class RegistryTags:
         async def read(client: AdminClient) -> list[_Held]:
             return [item async for item in client.items("held", "held tags", _Held)]
 
-        found = self._ask(read)
+        found = self._api.ask(read)
         return self._read(
             lambda: [
                 HeldResult(
@@ -185,11 +186,7 @@ class RegistryTags:
         plain = {key: str.__str__(value) if isinstance(value, str) else value for key, value in fields.items()}
         shown = f"{self._registry}/{plain['repository']}"
         advice = f"`boltseal history {shown}` shows it, and the command can be run again"
-        return self._ask(lambda client: client.change(name, what, plain, kind, advice=advice))
-
-    def _ask(self, call: Callable[[AdminClient], Awaitable[T]]) -> T:
-        connect = ask_followed if self._options.strict else ask
-        return connect(self._options, [self._registry], lambda transport: call(AdminClient(transport, self._registry)))
+        return self._api.ask(lambda client: client.change(name, what, plain, kind, advice=advice))
 
     def _read(self, make: Callable[[], T]) -> T:
         """Return a result with parsed digests, names and times. Raises: RemoteMismatch: the answer has invalid ones."""

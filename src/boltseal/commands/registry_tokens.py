@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
 import msgspec
 
 from boltseal.client.admin_client import AdminClient
+from boltseal.commands.admin_connection import AdminConnection
 from boltseal.commands.api_tokens import NewToken, SessionInfo, TokenInfo, WantedToken
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.registry_access import RegistryOptions
 
-T = TypeVar("T")
 _NAME = "tokens"
 _SESSIONS = "sessions"
 
@@ -33,8 +30,8 @@ class RegistryTokens:
     """`TokenChanges` of one registry."""
 
     def __init__(self, options: RegistryOptions, registry: str) -> None:
-        self._options = options
         self._registry = registry
+        self._api = AdminConnection(options, self._registry)
 
     def create(self, wanted: WantedToken) -> NewToken:
         """Create a token."""
@@ -47,7 +44,7 @@ class RegistryTokens:
         }
         advice = f"{self._list} shows it; revoke a token that was created, and create another"
         what = "creation of an API token"
-        made = self._ask(lambda client: client.change(_NAME, what, fields, _Created, advice=advice))
+        made = self._api.ask(lambda client: client.change(_NAME, what, fields, _Created, advice=advice))
         return NewToken(made.text, made.token)
 
     def tokens(self, user: str, *, every: bool) -> list[TokenInfo]:
@@ -57,14 +54,14 @@ class RegistryTokens:
         async def read(client: AdminClient) -> list[TokenInfo]:
             return [item async for item in client.items(_NAME, "API tokens", TokenInfo, query)]
 
-        return self._ask(read)
+        return self._api.ask(read)
 
     def revoke(self, token: str, user: str, *, dry_run: bool) -> list[TokenInfo]:
         """Revoke a token, or all of a user."""
         query = ({"id": token} if token else {"user": user}) | ({"dry_run": "true"} if dry_run else {})
         what = f"revocation of {token or f'the API tokens of {user}'}"
         advice = f"{self._list} shows it, and the command can be run again"
-        return self._ask(lambda client: client.delete(_NAME, what, query, _Revoked, advice=advice)).items
+        return self._api.ask(lambda client: client.delete(_NAME, what, query, _Revoked, advice=advice)).items
 
     def sessions(self) -> list[SessionInfo]:
         """Return the sessions of pipelines."""
@@ -72,19 +69,17 @@ class RegistryTokens:
         async def read(client: AdminClient) -> list[SessionInfo]:
             return [item async for item in client.items(_SESSIONS, "sessions of pipelines", SessionInfo)]
 
-        return self._ask(read)
+        return self._api.ask(read)
 
     def revoke_session(self, session: str, *, dry_run: bool) -> SessionInfo:
         """Revoke the session of a pipeline."""
         query = {"id": session} | ({"dry_run": "true"} if dry_run else {})
         what = f"revocation of session {session[:12]}"
         advice = f"`boltseal admin session ls --server {self._registry}` shows it, and the command can be run again"
-        return self._ask(lambda client: client.delete(_SESSIONS, what, query, _RevokedSession, advice=advice)).session
+        return self._api.ask(
+            lambda client: client.delete(_SESSIONS, what, query, _RevokedSession, advice=advice)
+        ).session
 
     @property
     def _list(self) -> str:
         return f"`boltseal admin token ls --server {self._registry}`"
-
-    def _ask(self, call: Callable[[AdminClient], Awaitable[T]]) -> T:
-        connect = ask_followed if self._options.strict else ask
-        return connect(self._options, [self._registry], lambda transport: call(AdminClient(transport, self._registry)))

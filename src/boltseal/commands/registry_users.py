@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from boltseal.client.admin_client import AdminClient
-from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed
+from boltseal.commands.admin_connection import AdminConnection
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.users import GrantInfo
 
-T = TypeVar("T")
 _NAME = "users"
 
 
@@ -33,8 +32,8 @@ class RegistryUsers:
     """`UserChanges` of one registry."""
 
     def __init__(self, options: RegistryOptions, registry: str) -> None:
-        self._options = options
         self._registry = registry
+        self._api = AdminConnection(options, self._registry)
 
     @property
     def where(self) -> str:
@@ -47,7 +46,7 @@ class RegistryUsers:
         async def read(client: AdminClient) -> dict[str, str]:
             return {item.name: item.kind async for item in client.items(_NAME, "users", _User)}
 
-        return self._ask(read)
+        return self._api.ask(read)
 
     def check_name(self, name: str) -> None:
         """Leave it to the registry."""
@@ -63,21 +62,17 @@ class RegistryUsers:
     def remove(self, name: str) -> None:
         """Remove a user there."""
         what = f"removal of user {name}"
-        self._ask(lambda client: client.delete(_NAME, what, {"name": name}, _Change, advice=self._advice))
+        self._api.ask(lambda client: client.delete(_NAME, what, {"name": name}, _Change, advice=self._advice))
 
     def grants(self) -> list[GrantInfo]:
         """Return the grants in force there."""
-        found = self._ask(lambda client: client.read("grants", "the grants in force", _Grants))
+        found = self._api.ask(lambda client: client.read("grants", "the grants in force", _Grants))
         return [*found.items, *map(GrantInfo.anonymous, found.anonymous_pull)]
 
     def _add(self, name: str, fields: dict[str, Any]) -> str:
         what = f"change of user {name}"
-        return self._ask(lambda client: client.change(_NAME, what, fields, _Change, advice=self._advice)).change
+        return self._api.ask(lambda client: client.change(_NAME, what, fields, _Change, advice=self._advice)).change
 
     @property
     def _advice(self) -> str:
         return f"`boltseal admin user ls --server {self._registry}` shows the users, and the command can be run again"
-
-    def _ask(self, call: Callable[[AdminClient], Awaitable[T]]) -> T:
-        connect = ask_followed if self._options.strict else ask
-        return connect(self._options, [self._registry], lambda transport: call(AdminClient(transport, self._registry)))

@@ -10,7 +10,7 @@ The steps of one bundle, all by sigstore-python but 1, 5 and 6:
 2. The time of the signature is known: from a time-stamp authority of the root, or from the promise of a log of the root. All such
    times are within the validity of the certificate, which an authority of the root issued for signing code, and which a log of
    certificates of the root has recorded.
-3. A log of the root has recorded an entry: its inclusion proof leads to a checkpoint that the log signed, and its promise, if
+3. A log of the root has recorded an entry: its inclusion proof ends at a checkpoint that the log signed, and its promise, if
    there is one, is the log's.
 4. The envelope is signed with the key of the certificate, and the entry is about this envelope, signature and certificate.
 5. The certificate has an issuer. Where it has it in both forms that exist, they are equal.

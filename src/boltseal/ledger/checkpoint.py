@@ -19,7 +19,7 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.ledger.merkle import EMPTY_ROOT, HASH_BYTES
-from boltseal.ledger.note import SigningKey, VerifierKey, format_note, open_note
+from boltseal.ledger.note import SigningKey, VerifierKey, format_note, open_note, parse_note_unverified
 from boltseal.oci.base64_text import decode_base64
 
 MAX_SIZE: Final = 2**63 - 1
@@ -71,6 +71,11 @@ def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> bytes:
         raise CheckpointInvalid(f"the key of {quote(key.name)} can't sign for the ledger {quote(checkpoint.origin)}")
     text = checkpoint.text()
     return format_note(text, [key.sign(text)])
+
+
+def checkpoint_of_note_unverified(raw: bytes) -> Checkpoint:
+    """Parse the checkpoint in a signed note, without any check of signatures. Raises: NoteInvalid, CheckpointInvalid."""
+    return parse_checkpoint_unverified(parse_note_unverified(raw).text)
 
 
 def parse_checkpoint_unverified(text: str) -> Checkpoint:

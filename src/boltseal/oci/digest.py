@@ -76,6 +76,14 @@ class Digest:
         """The digest with twelve hex digits, for messages: `sha256:ab12cd34ef56`. Never compare by it."""
         return f"{self.algorithm}:{self.hex[:_SHORT_HEX]}"
 
+    @property
+    def as_tag(self) -> str:
+        """The text of a tag that names this digest, `sha256-<64 hex>`: of referrers, and with a suffix of cosign's signatures.
+
+        A sha512 digest is cut after 64 digits. Source: distribution spec, "Referrers Tag Schema".
+        """
+        return f"{self.algorithm}-{self.hex[:64]}"
+
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
 

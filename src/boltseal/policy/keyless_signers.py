@@ -85,7 +85,7 @@ class KeylessSigner:
 
     @property
     def cosign_option(self) -> str:
-        """The option by which cosign signs so. Whoever runs it logs in at the issuer, or a pipeline does it by its token."""
+        """The option by which cosign signs so. A user logs in at the issuer; a pipeline has a token."""
         return "--new-bundle-format"
 
     def verify(self, layer: EvidenceLayer, image: SignedImage, results: KeylessResults) -> Statement:

@@ -5,6 +5,7 @@
         { any_of = [{ key = "alice.pub" }, { key = "bob.pub" }] },              one of these
         { predicate = "slsaprovenance", key = "ci.pub", builder = "https://ci.example/builder" },
         { predicate = "cyclonedx", key = "ci.pub" },                            an attestation of this type, signed by this key
+        { ca = "acme-ca.pem", subject = "..." },                                a signature of Notation (`notation_signers`)
         { identity = "...", issuer = "...", trusted_root = "root.json" },       a keyless signature (`keyless_signers`)
     ]
 
@@ -28,6 +29,7 @@ from boltseal.policy.keyless_signers import (
     KeylessResults,
     KeylessSigner,
 )
+from boltseal.policy.notation_signers import CERTIFICATE_KEYS, CertifiedBy, NotationSignerInvalid, parse_certified
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.evidence import EvidenceLayer, verify_layer
 from boltseal.signatures.public_keys import PublicKey, PublicKeyInvalid
@@ -38,7 +40,7 @@ MAX_REQUIREMENTS: Final = 16
 MAX_FILE_NAME: Final = 4096
 
 KeyReader = Callable[[str], bytes]
-"""Reads the file of a public key or of a trusted root. Raises: Invalid, when there is none."""
+"""Reads the file of a public key, a trusted root, certificates or a CRL. Raises: Invalid, when there is none."""
 
 PREDICATES: Final[Mapping[str, frozenset[str]]] = {
     "slsaprovenance": frozenset({"https://slsa.dev/provenance/v1", "https://slsa.dev/provenance/v0.2"}),
@@ -48,7 +50,7 @@ PREDICATES: Final[Mapping[str, frozenset[str]]] = {
 }
 """The names of predicate types, as `cosign attest --type` has them."""
 
-_KEYS: Final = ("key", *KEYLESS_KEYS, "predicate", "builder", "any_of")
+_KEYS: Final = ("key", *KEYLESS_KEYS, "predicate", "builder", *CERTIFICATE_KEYS, "any_of")
 
 
 class RequirementInvalid(Invalid):
@@ -93,6 +95,15 @@ class SignedBy:
 
     signer: TrustedSigner
 
+    @property
+    def signer_name(self) -> str:
+        """The signer, in the reason why its signature does not suffice."""
+        return self.signer.name
+
+    def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int, keyless: KeylessResults) -> Statement:
+        """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid, KeylessNotVerified."""
+        return self.signer.verify(layer, image, keyless)
+
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
         return statement.predicate_type is None
@@ -117,6 +128,15 @@ class AttestedBy:
     predicate: str
     builder: str = ""
 
+    @property
+    def signer_name(self) -> str:
+        """The signer, in the reason why its signature does not suffice."""
+        return self.signer.name
+
+    def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int, keyless: KeylessResults) -> Statement:
+        """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid, KeylessNotVerified."""
+        return self.signer.verify(layer, image, keyless)
+
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
         types = PREDICATES.get(self.predicate, frozenset({self.predicate}))
@@ -135,7 +155,7 @@ class AttestedBy:
         return f"an attestation {self.predicate}{builder} signed by {self.signer}"
 
 
-SingleRequirement = SignedBy | AttestedBy
+SingleRequirement = SignedBy | AttestedBy | CertifiedBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +208,12 @@ def judge_evidence(
     requirements: Sequence[Requirement],
     image: SignedImage,
     evidence: Sequence[StoredEvidence],
+    now_us: int = 0,
     keyless: KeylessResults = NO_RESULTS,
 ) -> EvidenceVerdict:
     """Compare requirements with the evidence of an image. Every signature is verified; a layer that fails is no evidence.
 
+    `now_us`: microseconds since 1970, for the validity of certificates. With 0 none is valid yet.
     `keyless`: the results for all keyless signatures among it, if a requirement needs them (`boltseal.keyless`).
 
     Raises: KeylessNotVerified: a result is needed and missing.
@@ -201,7 +223,7 @@ def judge_evidence(
     for requirement in requirements:
         why = ""
         for alternative in _alternatives(requirement):
-            found = _first_meeting(alternative, image, evidence, keyless)
+            found = _first_meeting(alternative, image, evidence, now_us, keyless)
             if isinstance(found, Digest):
                 used[found] = None
                 break
@@ -214,8 +236,8 @@ def judge_evidence(
 
 def trusted_roots(requirements: Sequence[Requirement]) -> tuple[TrustedRoot, ...]:
     """Return the trusted roots that requirements need, each once: none without a keyless signer."""
-    signers = (single.signer for each in requirements for single in _alternatives(each))
-    return tuple(dict.fromkeys(signer.root for signer in signers if isinstance(signer, KeylessSigner)))
+    singles = (single for each in requirements for single in _alternatives(each) if not isinstance(single, CertifiedBy))
+    return tuple(dict.fromkeys(each.signer.root for each in singles if isinstance(each.signer, KeylessSigner)))
 
 
 def _alternatives(requirement: Requirement) -> tuple[SingleRequirement, ...]:
@@ -223,20 +245,24 @@ def _alternatives(requirement: Requirement) -> tuple[SingleRequirement, ...]:
 
 
 def _first_meeting(
-    requirement: SingleRequirement, image: SignedImage, evidence: Sequence[StoredEvidence], keyless: KeylessResults
+    requirement: SingleRequirement,
+    image: SignedImage,
+    evidence: Sequence[StoredEvidence],
+    now_us: int,
+    keyless: KeylessResults,
 ) -> Digest | str:
     """Return the manifest of the first layer that meets a requirement; else why the first layer does not."""
     why = ""
     for stored in evidence:
         for layer in stored.layers:
             try:
-                statement = requirement.signer.verify(layer, image, keyless)
+                statement = requirement.verify(layer, image, now_us, keyless)
             except SignatureInvalid as error:
                 why = why or error.message
                 continue
             if requirement.met_by(statement):
                 return stored.manifest
-            why = f"{requirement.signer.name} signed {_stated(statement)}"
+            why = f"{requirement.signer_name} signed {_stated(statement)}"
     return why
 
 
@@ -285,6 +311,11 @@ def _parse_single(table: Mapping[str, Any], where: str, read_key: KeyReader) -> 
     for name, text in table.items():
         if not isinstance(text, str) or not text or len(text) > MAX_FILE_NAME or not text.isprintable():
             raise RequirementInvalid(f"{where}: {name} must be a text of printable characters")
+    if any(name in table for name in CERTIFICATE_KEYS):
+        try:
+            return parse_certified(table, read_key)
+        except NotationSignerInvalid as error:
+            raise RequirementInvalid(f"{where}: {error.message}") from error
     signer = _signer(table, where, read_key)
     predicate, builder = table.get("predicate", ""), table.get("builder", "")
     if not predicate:

@@ -43,6 +43,10 @@ from boltseal.server.storage.certificate import check_certificate
 
 BODY_WITHIN_S: Final = 10.0
 LOOK_EVERY_S: Final = 10.0
+"""How often the files of the certificate are read."""
+SHARE_OF_TIMEOUT: Final = 0.8
+"""The rest of the API server's time-out is for the network."""
+MIN_ANSWER_S: Final = 0.5
 MAX_CONNECTIONS: Final = 256
 HEADER_TIMEOUT_MS: Final = 10_000
 _is_timeout = re.compile(r"([0-9]{1,3})s", re.ASCII).fullmatch
@@ -114,10 +118,14 @@ async def _read(receive: Receive) -> bytes:
 
 
 def _within_s(scope: Scope) -> float:
-    """Return how long the answer may take: the API server's time-out, less what the way takes."""
+    """Return how long the answer may take, in seconds, by the time-out in the query."""
     given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("timeout", [""])[0]
     match = _is_timeout(given)
-    return ANSWERS_WITHIN_S if match is None else min(ANSWERS_WITHIN_S, max(0.5, int(match[1]) * 0.8))
+    return (
+        ANSWERS_WITHIN_S
+        if match is None
+        else min(ANSWERS_WITHIN_S, max(MIN_ANSWER_S, int(match[1]) * SHARE_OF_TIMEOUT))
+    )
 
 
 def serve(

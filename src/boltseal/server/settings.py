@@ -36,6 +36,7 @@ from boltseal.server import setting_values
 from boltseal.server.listen_address import ListenAddress
 from boltseal.server.page_settings import OidcInvalid, OidcSettings, UiSettings
 from boltseal.server.storage_settings import SettingsTable, StorageSettings
+from boltseal.signatures.certificate_chains import MAX_CRL_BYTES
 from boltseal.signatures.trusted_root import MAX_TRUSTED_ROOT_BYTES
 
 ENV_PREFIX: Final = "BOLTSEAL_"
@@ -415,11 +416,11 @@ def registry_name(settings: Settings) -> str:
 
 
 def _read_key_file(file: str) -> bytes:
-    """Read the file of a public key or a trusted root that a rule requires; one byte more than the longest. Raises: Invalid."""
+    """Read a file of keys, certificates, CRLs or a trusted root that a rule names; one byte more than the longest. Raises: Invalid."""
     try:
         with Path(file).open("rb") as opened:
-            return opened.read(MAX_TRUSTED_ROOT_BYTES + 1)
+            return opened.read(max(MAX_CRL_BYTES, MAX_TRUSTED_ROOT_BYTES) + 1)
     except OSError as error:
-        raise Invalid(f"cannot read the key {quote(file)}: {error.strerror}") from error
+        raise Invalid(f"cannot read {quote(file)}: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
-        raise Invalid(f"cannot read the key {quote(file)}: not a file name") from error
+        raise Invalid(f"cannot read {quote(file)}: not a file name") from error

@@ -4,6 +4,7 @@
     application/vnd.dev.cosign.simplesigning.v1+json    `simple_signing`
     application/vnd.dsse.envelope.v1+json               `dsse`
     application/vnd.dev.sigstore.bundle.v0.3+json       `sigstore_bundle`
+    application/jose+json, application/cose             `notation`, by a certificate and never by a key
 
 The type of the layer decides, and not the artifact type of its manifest: cosign's fallback indexes have wrong ones.
 """
@@ -16,12 +17,19 @@ from typing import Final
 from boltseal.errors import quote
 from boltseal.signatures.dsse import ENVELOPE, MAX_ENVELOPE_BYTES, verify_attestation
 from boltseal.signatures.errors import SignatureInvalid
+from boltseal.signatures.notation_envelope import COSE, JWS, MAX_NOTATION_BYTES
 from boltseal.signatures.public_keys import PublicKey
 from boltseal.signatures.signed_image import SignedImage, Statement
 from boltseal.signatures.sigstore_bundle import BUNDLE, MAX_BUNDLE_BYTES, verify_bundle
 from boltseal.signatures.simple_signing import MAX_PAYLOAD_BYTES, SIMPLE_SIGNING, verify_simple_signing
 
-MAX_LAYER_BYTES: Final = {SIMPLE_SIGNING: MAX_PAYLOAD_BYTES, ENVELOPE: MAX_ENVELOPE_BYTES, BUNDLE: MAX_BUNDLE_BYTES}
+MAX_LAYER_BYTES: Final = {
+    SIMPLE_SIGNING: MAX_PAYLOAD_BYTES,
+    ENVELOPE: MAX_ENVELOPE_BYTES,
+    BUNDLE: MAX_BUNDLE_BYTES,
+    JWS: MAX_NOTATION_BYTES,
+    COSE: MAX_NOTATION_BYTES,
+}
 """The media types of layers that are evidence, and how many bytes of each are read."""
 
 MAX_MANIFESTS: Final = 200
@@ -47,4 +55,6 @@ def verify_layer(layer: EvidenceLayer, image: SignedImage, key: PublicKey) -> St
         return verify_attestation(layer.raw, image, key)
     if layer.media_type == BUNDLE:
         return verify_bundle(layer.raw, image, key)
+    if layer.media_type in (JWS, COSE):
+        raise SignatureInvalid("a signature of Notation is by a certificate; a public key can't verify it")
     raise SignatureInvalid(f"a layer of type {quote(layer.media_type)} is no signature that can be verified")

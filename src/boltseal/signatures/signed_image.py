@@ -13,15 +13,19 @@ from boltseal.signatures.public_keys import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class SignedImage:
-    """An image manifest or index, as the caller knows it from its own bytes: the repository and the digest."""
+    """An image manifest or index, as the caller knows it from its own bytes: the repository and the digest.
+
+    `media_type`: "" where the caller does not know it; signatures that name one (Notation) are refused then.
+    """
 
     repository: Repository
     digest: Digest
+    media_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateIdentity:
-    """Who got a certificate for one signature: the names in it, and the issuer (of OpenID Connect) that vouched for them."""
+    """The holder of a certificate for one signature: the names in it, and the issuer (of OpenID Connect) that vouched for them."""
 
     names: tuple[str, ...]
     issuer: str

@@ -109,7 +109,7 @@ async def _look_up(
 async def _attached_to(source: ImageSource, subject: Digest) -> list[Attached]:
     found = []
     for suffix in SIGNATURE_SUFFIXES:
-        tag = f"{subject.algorithm}-{subject.hex[:64]}{suffix}"
+        tag = f"{subject.as_tag}{suffix}"
         try:
             found.append(Attached(subject, await source.resolve(tag), suffix[1:], tag))
         except NotFound:  # most images have none

@@ -48,7 +48,7 @@ async def _manifests(source: ImageSource, digest: Digest) -> AsyncIterator[tuple
     seen: set[Digest] = set()
     for suffix in _SIGNATURE_TAGS:
         try:
-            found = await source.resolve(f"{digest.algorithm}-{digest.hex[:64]}{suffix}")
+            found = await source.resolve(f"{digest.as_tag}{suffix}")
             manifest = await source.manifest(found)
         except NotFound:
             continue

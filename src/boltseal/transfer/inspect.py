@@ -85,7 +85,7 @@ async def _signatures(source: ImageSource, digest: Digest) -> dict[str, Digest]:
     """Return the digests that the signature tools' tags for an image resolve to, by tag."""
     found = {}
     for suffix in SIGNATURE_SUFFIXES:
-        tag = f"{digest.algorithm}-{digest.hex[:64]}{suffix}"
+        tag = f"{digest.as_tag}{suffix}"
         try:
             found[tag] = await source.resolve(tag)
         except NotFound:

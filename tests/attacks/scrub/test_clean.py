@@ -200,9 +200,12 @@ def test_a_build_step_that_changes_the_root_folder_is_no_difference(
     rights is not checked there."""
     (tmp_path / "busybox").write_bytes(Path(program("busybox")).read_bytes())
     (tmp_path / "busybox").chmod(0o755)
-    steps = [f'RUN ["/bin/busybox", "sh", "-c", "/bin/busybox {each}"]' for each in (step, "touch /x")]
+    name = f"root-{buildkit}-{step.encode().hex()}"
+    # Without a file of its own the step has the tar of another step in the same second, and Docker keeps one folder for both.
+    commands = f"touch /{name}; /bin/busybox {step}", "touch /x"
+    steps = [f'RUN ["/bin/busybox", "sh", "-c", "/bin/busybox {each}"]' for each in commands]
     (tmp_path / "Dockerfile").write_text("\n".join(("FROM scratch", "COPY busybox /bin/busybox", *steps)))
-    tag = f"root-{buildkit}-{step.encode().hex()}:1"
+    tag = f"{name}:1"
     run(
         *("docker", "-H", daemon.host, "build", "--network", "none", "-t", tag, tmp_path),
         env={"DOCKER_BUILDKIT": buildkit},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tests.fakes.upstream import FakeUpstream, status
 from tests.images import OCI_INDEX, Document, error_of, image, signature_tag
 from tests.server.mirror.mirrors import NAME, mirroring
 from tests.server.mirror.observed import observed, story
-from tests.signatures.signed_documents import bundled, signed
+from tests.signatures.notation_certificates import root
+from tests.signatures.signed_documents import bundled, notarized, signed
 from tests.signatures.signers import Signer
 
 VENDOR, MALLORY = Signer.on_p256(), Signer.on_p256()
@@ -169,3 +171,25 @@ async def test_evidence_that_cannot_be_read_serves_nothing_new(
     assert "failed on referrers" in old.headers["warning"]
     assert new.status_code == 503
     assert [kind for kind, *_ in story(data)] == ["observed"]
+
+
+async def test_a_tag_is_served_when_its_image_is_signed_under_the_authority(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], whole_store: None, tmp_path: Path
+) -> None:
+    """A Notation signature at the upstream, by a certificate that is valid now."""
+    begin = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+    authority = root(begin=begin, end=begin + timedelta(days=365))
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    by_certificate = [{"repository": "**", "require": [{"ca": str(tmp_path / "ca.pem"), "subject": "O=acme"}]}]
+    upstream.publish("team/app", "1.4.2", ONE)
+    async with mirroring(data, upstream, rule=by_certificate) as mirror:
+        before = await pull(mirror.client)
+        made = notarized(ONE, authority.issue(begin=begin, end=begin + timedelta(days=365)), "cose")
+        listed = [upstream.publish("team/app", None, made).descriptor()]
+        upstream.referrers[ONE.digest] = json.dumps(
+            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}
+        ).encode()
+        after = await pull(mirror.client)
+
+    assert (before.status_code, after.content) == (403, ONE.raw)
+    assert "a Notation signature by a certificate of O=acme under ca.pem" in error_of(before)[1]

@@ -12,7 +12,8 @@ import obstore
 import pytest
 
 from boltseal.ledger.note import SigningKey, parse_note_unverified
-from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.registry.integrator import Integrator
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.storage.bucket_owner import KEY, OWNER, BucketOwner, new_id, owner_now, take_over
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import bucket_rows

@@ -17,7 +17,9 @@ from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import open_receipt
 from boltseal.ledger.tiles import TileId
 from boltseal.server.registry import integrator
-from boltseal.server.registry.integrator import Integrator, LedgerInDoubt, LedgerKeyMissing, receipt_of
+from boltseal.server.registry.integrator import Integrator
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt, LedgerKeyMissing
+from boltseal.server.registry.receipts import receipt_of
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.ledger_mark import FileMark, LedgerKeyUnreadable

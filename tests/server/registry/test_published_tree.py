@@ -17,8 +17,9 @@ from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpo
 from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import MAX_NOTE_BYTES, SigningKey, parse_note_unverified
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, Tiles, parse_bundle
-from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.registry.integrator import Integrator
 from boltseal.server.registry.ledger import Ledger
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.registry.published_tree import PublishedAhead, PublishedTree
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.ledger_mark import MARK, ObjectMark

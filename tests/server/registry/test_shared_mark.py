@@ -15,7 +15,8 @@ from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpo
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import EMPTY_ROOT
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.registry.integrator import Integrator
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.registry.sequencer import LedgerFrozen
 from boltseal.server.registry.signer import Signer
 from boltseal.server.storage.ledger_key import LedgerKeys

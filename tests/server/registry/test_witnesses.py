@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse, Response
 from boltseal.client.witness import WitnessClient
 from boltseal.ledger.proof import open_receipt
 from boltseal.policy.rules import parse_rules
-from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.ledger import Ledger
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.registry.recovery import bring_back
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.witnesses import Witnesses, WitnessState

@@ -81,7 +81,7 @@ async def test_an_image_is_signed_by_digest_and_then_named(data: Path, rules: Se
 
 
 async def test_an_index_is_signed_as_a_whole(data: Path, rules: Sequence[Rule]) -> None:
-    """The signature of one platform's image is none of the index."""
+    """A signature of one platform's image does not count as a signature of the index."""
     whole = index(IMAGE)
     async with serving(data, rules) as registry:
         await push(registry.client, "shop/app", whole.digest, whole)
@@ -123,7 +123,7 @@ async def test_tags_outside_the_rule_need_nothing(data: Path, rules: Sequence[Ru
 
 
 async def test_with_several_tags_all_are_given_or_none(data: Path, rules: Sequence[Rule]) -> None:
-    """`?tag=` gives an unsigned image no tag, also none that needs nothing."""
+    """A push with several `?tag=` gives an unsigned image none of them, not even one that needs no signature."""
     async with serving(data, rules) as registry:
         answer = await push(registry.client, "shop/app", "latest", IMAGE, tags=["1.4.2"])
         latest = await meaning(registry.client, "shop/app", "latest")

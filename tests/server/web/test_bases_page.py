@@ -86,7 +86,7 @@ async def test_the_tree_has_bases_of_bases(shop: Serving) -> None:
 
 
 async def test_the_counts_are_of_images(shop: Serving) -> None:
-    """Outdated, on another base, without one; a tag more is no image more."""
+    """Images are counted once, however many tags they have: on an outdated base, on another one, or without one."""
     text = text_of(await page_of(shop))
 
     assert "7 tags looked at: 1 image on an outdated base, 3 on another, 2 without a stated base." in text
@@ -128,7 +128,7 @@ async def test_the_repository_shows_base_and_signature_of_each_tag(shop: Serving
 
 
 async def test_the_overview_counts_outdated_images_of_the_last_changes(shop: Serving) -> None:
-    """With the tag and the base, as far as the caller may pull both."""
+    """The overview names tag and base of each outdated image, as far as the caller may pull both."""
     boss, ci = text_of(await page_of(shop, path="/ui/")), text_of(await page_of(shop, "ci", "/ui/"))
 
     assert re.search(r"Among 6 images of the last changes, 1 is built on an outdated base: base/runtime : edge", boss)
@@ -137,7 +137,7 @@ async def test_the_overview_counts_outdated_images_of_the_last_changes(shop: Ser
 
 
 async def test_rebuilds_are_listed_with_their_end(data: Path) -> None:
-    """In words, with the number of tries and the last line of output."""
+    """Each requested rebuild shows how it ended, the number of tries and the last line of output."""
     settings = settings_with_users(data)
     async with serving_as(settings) as shop:
         for outcome in ("done", "failed"):
@@ -152,7 +152,7 @@ async def test_rebuilds_are_listed_with_their_end(data: Path) -> None:
 
 
 async def test_names_of_bases_are_no_markup(data: Path) -> None:
-    """A label is its builder's text."""
+    """Markup in a label is shown as text."""
     async with serving_as(settings_with_users(data)) as shop:
         shop.client.auth = as_user("boss")
         await push(shop.client, "shop/app", "1.0", UNSAFE)

@@ -162,7 +162,7 @@ async def test_packages_by_the_layers_are_read_where_asked(shop: Serving) -> Non
 
 
 async def test_hosts_that_run_the_image_are_listed(shop: Serving) -> None:
-    """By the digest that they reported."""
+    """The page of an image lists the hosts that reported its digest."""
     sent = report("web-1", running("registry.example/shop/app:1.0", OLD.digest))
     answer = await shop.client.post("/api/v1/reports", json=sent, auth=as_user("boss"))
     assert answer.status_code == 200, answer.text
@@ -333,7 +333,7 @@ async def test_what_is_no_image_has_a_page(shop: Serving) -> None:
 
 
 async def test_a_page_of_an_image_runs_few_statements(shop: Serving) -> None:
-    """However many tags and entries the repository has."""
+    """The page runs the same number of statements, however many tags and entries the repository has."""
     client, browser = shop.client, await as_person(shop, "boss")
     paths = (image_path(BOTH), changes_path(OLD, BOTH), f"/ui/packages?repository=shop/app&digest={NEW.digest}")
     few = [await statements(browser, path) for path in paths]

@@ -138,7 +138,7 @@ async def test_purge_deletes_what_its_preview_listed(shop: Serving) -> None:
 
 
 async def test_an_image_is_purged_by_its_digest(shop: Serving) -> None:
-    """The page of an image has the link; all of its tags go."""
+    """The page of an image links to its purge, which removes all of its tags."""
     browser = await as_person(shop, "lead")
     link = f"/ui/purge?repository=shop%2Fapp&amp;reference={TWO.digest.replace(':', '%3A')}"
     image_page = (await browser.get(f"/ui/image?repository=shop/app&digest={TWO.digest}")).text
@@ -192,7 +192,7 @@ async def test_a_tag_that_moved_after_the_preview_stays(shop: Serving, name: str
 
 
 async def test_a_purge_that_would_delete_more_than_its_preview_is_refused(shop: Serving) -> None:
-    """Another tag resolves to the image meanwhile."""
+    """If another tag resolves to the image by then, the purge is refused and nothing is deleted."""
     browser = await as_person(shop, "lead")
     preview = await previewed(browser, "purge", FORMS["purge"])
     shop.client.auth = as_user("boss")
@@ -282,7 +282,7 @@ async def test_forms_of_a_private_repository_do_not_say_whether_it_exists(shop: 
     ],
 )
 async def test_forms_of_other_servers_change_nothing(shop: Serving, name: str, headers: dict[str, str]) -> None:
-    """CSRF with all fields of a confirmed form, the right token included."""
+    """A form that another server's page sends (CSRF) is refused, even with all fields and the right token."""
     browser = await as_person(shop, "lead")
     before = await entries_of(shop)
     token = await browser.form_token("/ui/account")
@@ -295,7 +295,7 @@ async def test_forms_of_other_servers_change_nothing(shop: Serving, name: str, h
 
 @pytest.mark.parametrize("given", ["no field", "", "0" * 64, "of another session"])
 async def test_forms_without_the_token_of_the_session_change_nothing(shop: Serving, given: str) -> None:
-    """No token, a guessed one, and one of another session of the same user."""
+    """A form without a token, with a guessed one, or with that of another session of the same user is refused."""
     browser, other = await as_person(shop, "lead"), await as_person(shop, "lead")
     fields = {**LATEST, "reason": "because", "step": "change", "at": TWO.digest}
     if given != "no field":
@@ -341,7 +341,7 @@ async def test_without_a_session_nothing_is_done(shop: Serving) -> None:
 
 
 async def test_without_users_pages_change_nothing(data: Path) -> None:
-    """As the admin API: without users there is no administrator."""
+    """Without users there is no administrator, so each form is refused as by the admin API."""
     async with serving(data) as registry:
         await push(registry.client, "shop/app", "latest", ONE)
         browser = Browser(registry)
@@ -381,7 +381,7 @@ async def test_a_read_only_registry_refuses_with_the_reason(data: Path) -> None:
     ],
 )
 async def test_a_refused_form_is_shown_again(shop: Serving, name: str, given: dict[str, str], status: int) -> None:
-    """With the message of the API, and what was typed."""
+    """A refused form comes back with the message of the API, and with what was typed."""
     browser = await as_person(shop, "lead")
     token = await browser.form_token("/ui/account")
     answer = await browser.post(f"/ui/{name}", {"form_token": token, **given})
@@ -395,7 +395,7 @@ async def test_a_refused_form_is_shown_again(shop: Serving, name: str, given: di
 
 
 async def test_what_was_typed_is_no_markup(shop: Serving) -> None:
-    """The reason, in form, preview and entry; names in the address."""
+    """Reasons in form, preview and entry, and names in the address, are shown as text."""
     browser = await as_person(shop, "lead")
     preview = await previewed(browser, "seal", LATEST, HOSTILE)
     entry = await after(shop, browser, await browser.post("/ui/seal", hidden(preview.text)))
@@ -430,7 +430,7 @@ async def test_a_change_that_is_done_already_says_so(shop: Serving) -> None:
 
 
 async def test_an_entry_of_another_repository_is_not_shown(shop: Serving) -> None:
-    """Neither by its index under a repository that the user may pull, nor under its own."""
+    """An entry is not shown by its index under another repository, nor to a user who may not pull its own."""
     index = (await tag_of(shop, "latest"))["entry"] + 2
     browser = await as_person(shop, "ci")
     found = [

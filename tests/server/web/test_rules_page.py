@@ -77,7 +77,7 @@ async def test_a_typed_tag_shows_the_rule_that_decides(shop: Serving, typed: str
     "typed", ["shop/app", "localhost:5000/app", "shop/app:", "Shop:1", ":", HOSTILE, HOSTILE + ":1"]
 )
 async def test_what_is_no_tag_is_explained(shop: Serving, typed: str) -> None:
-    """The page stays, with the message and what was typed."""
+    """The page is shown again with the message and what was typed."""
     answer = await (await as_person(shop, "boss")).get(f"/ui/rules?ref={quote(typed)}")
 
     assert answer.status_code == 200
@@ -107,7 +107,7 @@ async def test_each_user_sees_what_the_api_shows(shop: Serving, user: str) -> No
 
 
 async def test_a_plan_shows_the_effect_on_every_tag(shop: Serving) -> None:
-    """What the API plans, in words; nothing is changed."""
+    """The page shows the plan of the API in words, and nothing is changed."""
     before = (await get(shop.client, "ledger", "boss")).json()["items"][0]["size"]
     browser = await as_person(shop, "boss")
     status, page = await planned(browser, ALL_MOVE)
@@ -122,7 +122,7 @@ async def test_a_plan_shows_the_effect_on_every_tag(shop: Serving) -> None:
 
 
 async def test_a_long_plan_has_pages(shop: Serving) -> None:
-    """A form continues it with the same rules."""
+    """Each page of a plan has a form that continues it with the same rules."""
     shop.client.auth = as_user("boss")
     for number in range(60):
         await push(shop.client, "shop/app", f"2.{number}", ONE)
@@ -167,7 +167,7 @@ async def test_a_plan_needs_the_form_of_the_session(shop: Serving) -> None:
 
 
 async def test_without_users_a_tag_can_be_tested(data: Path) -> None:
-    """There is no operator, so neither list nor plan."""
+    """Without users there is no operator, so the page has neither list nor plan, and a tag can be tested."""
     async with serving(data) as registry:
         page = await Browser(registry).get("/ui/rules?ref=shop/app:1.0")
 

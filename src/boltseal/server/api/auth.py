@@ -148,7 +148,7 @@ class RequestAuth:
             cached is not None
             and cached.users is users
             and cached.until_s > time.monotonic()
-            and self.access.may_remember(cached.caller)
+            and self.access.callers.may_remember(cached.caller)
         ):
             request.caller = cached.caller
             return cached.actor
@@ -217,7 +217,7 @@ class RequestAuth:
         cached = self._verified.get(key)
         users = self.access.users()
         fresh = cached is not None and cached.until_s > now_s and cached.users is users
-        if cached is not None and fresh and self.access.may_remember(cached.caller):
+        if cached is not None and fresh and self.access.callers.may_remember(cached.caller):
             return cached.caller, cached.until_s
         caller, life_s = await self._verify(request, authorization)
         if life_s is None:
@@ -247,7 +247,7 @@ class RequestAuth:
         """Return the `WWW-Authenticate` header of a 401, as the Docker token specification defines it."""
         if self._realm is None:
             return ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)
-        text = f'Bearer realm="{self._realm}",service="{self.access.service}"'
+        text = f'Bearer realm="{self._realm}",service="{self.access.callers.service}"'
         if isinstance(error, LoginNeeded) and error.scope:
             text += f',scope="{error.scope}"'
             if error.insufficient:
@@ -260,12 +260,12 @@ class RequestAuth:
         match scheme.lower():
             case "basic":
                 user, password = _basic(rest.strip())
-                if self.access.is_pipeline(user):
-                    return await self.access.by_id_token(password)
+                if self.access.callers.is_pipeline(user):
+                    return await self.access.callers.by_id_token(password)
                 # A password is not cached here: `Logins` caches it and notices a changed password.
-                return await self.access.by_password(user, password, request.network)
+                return await self.access.callers.by_password(user, password, request.network)
             case "bearer":
-                return await self.access.by_token(rest.strip())
+                return await self.access.callers.by_token(rest.strip())
             case _:
                 raise Unauthenticated("unsupported Authorization scheme; expected Basic or Bearer")
 

@@ -22,7 +22,7 @@ from boltseal.server.mirror.errors import UpstreamFailed
 from boltseal.server.mirror.push_parts import PartMissing
 from boltseal.server.mirror.push_proxy import UpstreamRefused
 from boltseal.server.mirror.upstream_tags import TagHeldBack
-from boltseal.server.registry.integrator import LedgerInDoubt
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.registry.quota_checks import UploadsTooMany
 from boltseal.server.registry.sequencer import ClockBehind, ClockStepped, LedgerFrozen, LedgerMissing
 from boltseal.server.registry.tag_refusals import (

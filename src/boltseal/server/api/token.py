@@ -106,10 +106,10 @@ class TokenService(HttpApplication):
             raise MethodNotAllowed("method not allowed; use GET or POST", "GET, POST")
         form = _form(await request.read_body(MAX_FORM_BYTES))
         self._check_service(_one(form, "service"))
-        offered = '"password" or "refresh_token"' if self._auth.access.accepts_pipelines else '"password"'
+        offered = '"password" or "refresh_token"' if self._auth.access.callers.accepts_pipelines else '"password"'
         if "grant_type" not in form:
             raise ScopeInvalid(f"grant_type is missing; expected {offered}")
-        if form["grant_type"] == ["refresh_token"] and self._auth.access.accepts_pipelines:
+        if form["grant_type"] == ["refresh_token"] and self._auth.access.callers.accepts_pipelines:
             asked = _asked(request, form.get("scope", []))
             issued = self._issue(request, await self._by_refresh_token(form), asked)
             return _json(issued, {"scope": issued.scope})
@@ -133,16 +133,16 @@ class TokenService(HttpApplication):
         if text is None:
             raise ScopeInvalid("refresh_token is missing; expected the one that the login returned")
         await self._auth.access.refresh()
-        return await self._auth.access.by_refresh_token(text)
+        return await self._auth.access.callers.by_refresh_token(text)
 
     async def _refresh_token(self, caller: Caller) -> dict[str, str]:
         """Return the member of a response that has a refresh token, if the caller gets one."""
-        text = await self._auth.access.issue_refresh_token(caller)
+        text = await self._auth.access.callers.issue_refresh_token(caller)
         return {} if text is None else {"refresh_token": text}
 
     def _check_service(self, service: str | None) -> None:
         """Refuse a token request for another registry, before a password is checked."""
-        ours = self._auth.access.service
+        ours = self._auth.access.callers.service
         if service is not None and service != ours:
             raise ScopeInvalid(
                 f"service is {quote(service)}; expected {quote(ours)}, the name of this registry's tokens"

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.ledger.checkpoint import parse_checkpoint_unverified
-from boltseal.ledger.note import parse_note_unverified
+from boltseal.ledger.checkpoint import checkpoint_of_note_unverified
 from boltseal.loading import deferred
 from boltseal.server.settings import Settings
 from boltseal.server.storage.backup import BackupRefused, BackupResult, back_up, restore
@@ -98,7 +97,7 @@ def _checked(settings: Settings, copied: BackupResult, progress: Progress, *, be
 def _signed(settings: Settings) -> int | None:
     """Return how many entries were signed, by the mark; None if there is none. Raises: LedgerKeyUnreadable."""
     mark = open_keys(settings.keys, settings.storage).mark()
-    return None if mark is None else parse_checkpoint_unverified(parse_note_unverified(mark).text).size
+    return None if mark is None else checkpoint_of_note_unverified(mark).size
 
 
 def _place(settings: Settings) -> Place | None:

@@ -55,7 +55,7 @@ class BaseState:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _BaseTag:
     """Where this registry has a base image. `mirrored`: its tags are an upstream's."""
 
     repository: Repository
@@ -72,8 +72,8 @@ class BaseStates:
         self._may_pull = may_pull
         self._known: dict[tuple[str, str], BaseState] = {}
         self._bases: dict[tuple[str, str, str], tuple[str, str] | None] = {}
-        self._now: dict[_Place, str | None] = {}
-        self._moves: dict[_Place, list[Entry]] = {}
+        self._now: dict[_BaseTag, str | None] = {}
+        self._moves: dict[_BaseTag, list[Entry]] = {}
         self._images: dict[tuple[str, str], frozenset[str]] = {}
 
     async def chain(self, base: tuple[str, str], platform: str) -> list[BaseState]:
@@ -122,51 +122,51 @@ class BaseStates:
 
     async def _state(self, name: str, digest: str) -> BaseState:
         unknown = BaseState(name, digest, BaseStatus.UNKNOWN)
-        place = self._place(name)
-        if place is None or not self._may_pull(place.repository):
+        base = self._base_tag(name)
+        if base is None or not self._may_pull(base.repository):
             return replace(unknown, reason=_ELSEWHERE)
-        here = replace(unknown, repository=str.__str__(place.repository), tag=str.__str__(place.tag))
-        now = await self._resolved(place)
+        here = replace(unknown, repository=str.__str__(base.repository), tag=str.__str__(base.tag))
+        now = await self._resolved(base)
         if now is None:
             return replace(here, reason="the tag resolves to nothing here now")
         if not digest:
             return replace(here, now=now, reason="the image does not state the digest of its base")
-        if await self._is(place.repository, digest, now):
+        if await self._is_or_has(base.repository, digest, now):
             return replace(here, now=now, status=BaseStatus.CURRENT)
-        return replace(here, now=now, status=BaseStatus.OUTDATED, since=await self._since(place, digest))
+        return replace(here, now=now, status=BaseStatus.OUTDATED, since=await self._since(base, digest))
 
-    def _place(self, name: str) -> _Place | None:
+    def _base_tag(self, name: str) -> _BaseTag | None:
         try:
             reference = Reference.parse(name)
             tag = reference.complete.tag
             if tag is None:
                 return None
             if reference.registry.lower() in self._names.own:
-                return _Place(Repository(reference.repository), tag, mirrored=False)
+                return _BaseTag(Repository(reference.repository), tag, mirrored=False)
             found = self._names.by_name(Repository(f"{reference.registry}/{reference.repository}"))
         except BoltsealError:
             return None
         if found is None or found.upstream is None:
             return None
-        return _Place(found.repository, tag, mirrored=True)
+        return _BaseTag(found.repository, tag, mirrored=True)
 
-    async def _resolved(self, place: _Place) -> str | None:
-        if place not in self._now:
-            self._now[place] = await self._read_resolved(place)
-        return self._now[place]
+    async def _resolved(self, base: _BaseTag) -> str | None:
+        if base not in self._now:
+            self._now[base] = await self._read_resolved(base)
+        return self._now[base]
 
-    async def _read_resolved(self, place: _Place) -> str | None:
-        if place.mirrored:
-            observed = await self._registry.observations.find(place.repository, place.tag)
+    async def _read_resolved(self, base: _BaseTag) -> str | None:
+        if base.mirrored:
+            observed = await self._registry.observations.find(base.repository, base.tag)
             serves = None if observed is None else observed.known.serves
             return None if serves is None else str(serves.digest)
         try:
-            row = await self._registry.tag_states.find(place.repository, place.tag)
+            row = await self._registry.tag_states.find(base.repository, base.tag)
         except NotFound:
             return None
         return None if row.digest is None else str(row.digest)
 
-    async def _is(self, repository: Repository, stated: str, digest: str) -> bool:
+    async def _is_or_has(self, repository: Repository, stated: str, digest: str) -> bool:
         """Return whether a digest is the stated one, or that of an index of which the stated one is an image."""
         if stated == digest:
             return True
@@ -179,18 +179,18 @@ class BaseStates:
                 self._images[key] = frozenset()
         return stated in self._images[key]
 
-    async def _since(self, place: _Place, stated: str) -> str:
-        for entry in await self._last_moves(place):
-            if entry.was and entry.was != entry.digest and await self._is(place.repository, stated, entry.was):
+    async def _since(self, base: _BaseTag, stated: str) -> str:
+        for entry in await self._last_moves(base):
+            if entry.was and entry.was != entry.digest and await self._is_or_has(base.repository, stated, entry.was):
                 return format_time(entry.time_us)
         return ""
 
-    async def _last_moves(self, place: _Place) -> list[Entry]:
-        if place not in self._moves:
-            log = self._registry.observed if place.mirrored else self._registry.ledger
+    async def _last_moves(self, base: _BaseTag) -> list[Entry]:
+        if base not in self._moves:
+            log = self._registry.observed if base.mirrored else self._registry.ledger
             try:
-                page = await log.newest(place.repository, place.tag, before=_NEWEST, n=_ENTRIES)
-                self._moves[place] = [parse(row.line) for row in page.entries]
+                page = await log.newest(base.repository, base.tag, before=_NEWEST, n=_ENTRIES)
+                self._moves[base] = [parse(row.line) for row in page.entries]
             except NotFound:  # nothing is signed yet
-                self._moves[place] = []
-        return self._moves[place]
+                self._moves[base] = []
+        return self._moves[base]

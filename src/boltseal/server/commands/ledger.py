@@ -10,8 +10,8 @@ from boltseal.client.transport import Transport
 from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.commands.tag_changes import required_reason
 from boltseal.errors import Invalid, NotFound, Unavailable
-from boltseal.ledger.checkpoint import parse_checkpoint_unverified
-from boltseal.ledger.note import VerifierKey, parse_note_unverified
+from boltseal.ledger.checkpoint import checkpoint_of_note_unverified
+from boltseal.ledger.note import VerifierKey
 from boltseal.server.commands.data_folder import local_admin
 from boltseal.server.commands.users import list_users
 from boltseal.server.registry.recovery import (
@@ -167,7 +167,7 @@ def _fetch_unverified(url: str, start: int, registries: RegistryOptions, suffix:
     async def fetch(transport: Transport) -> tuple[bytes, list[bytes]]:
         client = LedgerClient(transport, f"{registry_of(url)}{suffix}")
         head = await client.checkpoint()
-        size = parse_checkpoint_unverified(parse_note_unverified(head).text).size
+        size = checkpoint_of_note_unverified(head).size
         return head, await client.entries(start, size) if size > start else []
 
     return ask(registries, [registry_of(url)], fetch)

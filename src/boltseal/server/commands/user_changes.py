@@ -96,7 +96,7 @@ class ServedUsers:
         """
         self._check_name(name)
         try:
-            hashed = await self._access.hash_password(password)
+            hashed = await self._access.callers.hash_password(password)
         except ValueError as error:
             raise Invalid(f"no password was set: {error}") from error
         database = self._accounts.database

@@ -8,13 +8,12 @@ refuses: evidence that can't be read is an error, and the tag keeps its recorded
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final
 
 from boltseal.client.errors import RemoteUnavailable
 from boltseal.keyless.verifier import KeylessVerifier
-from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Repository
 from boltseal.policy.requirements import Requirement, judge_evidence, trusted_roots
 from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstreams import Upstream
@@ -30,28 +29,26 @@ MAX_TEXT: Final = 2000
 async def missing_evidence(
     limits: UpstreamLimits,
     upstream: Upstream,
-    repository: Repository,
-    digest: Digest,
+    image: SignedImage,
     requirements: Sequence[Requirement],
     keyless: KeylessVerifier,
 ) -> str:
     """Return what an image of an upstream lacks, as text; "" if it meets all requirements.
 
-    `repository`: its name upstream, which signatures name. Raises: RemoteUnavailable, RemoteBusy and other errors of the
+    `image`: under its name upstream, which signatures name. Raises: RemoteUnavailable, RemoteBusy and other errors of the
     upstream; KeylessUnavailable.
     """
-    source = RepositoryLocation(upstream.transport, upstream.terms.authority, repository)
+    source = RepositoryLocation(upstream.transport, upstream.terms.authority, image.repository)
     async with limits.asking(upstream, pull=True):
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                evidence = await read_evidence(source, digest)
+                evidence = await read_evidence(source, image.digest)
         except TimeoutError as error:
             raise RemoteUnavailable(
-                f"{upstream.terms.name} did not send the signatures of {repository}@{digest.short} within {TIMEOUT_S:g} seconds"
+                f"{upstream.terms.name} did not send the signatures of {image.repository}@{image.digest.short} within {TIMEOUT_S:g} seconds"
             ) from error
-    image = SignedImage(repository, digest)
     results = await keyless.results(trusted_roots(requirements), evidence)
-    verdict = await asyncio.to_thread(judge_evidence, requirements, image, evidence, results)
+    verdict = await asyncio.to_thread(judge_evidence, requirements, image, evidence, time.time_ns() // 1000, results)
     return " and ".join(
         each.what + (f" (there is evidence, but {each.why})" if each.why else "") for each in verdict.missing
     )[:MAX_TEXT]

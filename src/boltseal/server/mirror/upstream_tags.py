@@ -43,6 +43,7 @@ from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
 from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired
 from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.signatures.signed_image import SignedImage
 
 REMEMBERED: Final = 10_000
 FETCHED: Final = 16
@@ -188,9 +189,8 @@ class UpstreamTags:
         serves = None if observed is None else observed.known.serves
         if not terms.require or answer is None or (serves is not None and serves.digest == answer.digest):
             return terms
-        lacks = await missing_evidence(
-            self._limits, wanted.upstream, wanted.remote, answer.digest, terms.require, self._keyless
-        )
+        image = SignedImage(wanted.remote, answer.digest, answer.media_type)
+        lacks = await missing_evidence(self._limits, wanted.upstream, image, terms.require, self._keyless)
         return replace(terms, lacks=lacks)
 
     async def _record(

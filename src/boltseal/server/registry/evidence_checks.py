@@ -3,7 +3,7 @@
 What counts as evidence of an image is in its own repository:
 
     sha256-<hex>.sig, sha256-<hex>.att      the manifests that these tags resolve to (cosign)
-    referrers                               manifests whose subject is the image (bundles; cosign with OCI 1.1)
+    referrers                               manifests whose subject is the image (bundles; cosign with OCI 1.1; Notation)
 
 Of these, layers of known formats are read and verified (`boltseal.signatures`). An attacker who may push can add any number
 of manifests, so a check reads at most MAX_MANIFESTS manifests, MAX_LAYERS layers and MAX_BYTES bytes; the signature tags
@@ -13,6 +13,7 @@ come first. Evidence over these limits counts as missing: it can delay a tag, an
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -55,11 +56,12 @@ class EvidenceChecks:
             return None
         digest = image.canonical
         evidence = [] if self._pulls is None else await _evidence_of(self._pulls, repository, digest)
-        signed = SignedImage(repository, digest)
+        signed = SignedImage(repository, digest, image.media_type)
+        now_us = time.time_ns() // 1000
         roots = dict.fromkeys(root for rule in decided.values() for root in trusted_roots(rule.require))
         keyless = await self._keyless.results(roots, evidence)
         verdicts = {
-            number: await asyncio.to_thread(judge_evidence, rule.require, signed, evidence, keyless)
+            number: await asyncio.to_thread(judge_evidence, rule.require, signed, evidence, now_us, keyless)
             for number, rule in decided.items()
         }
         return JudgedEvidence(self._rules, digest, verdicts)

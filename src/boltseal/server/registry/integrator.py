@@ -17,14 +17,13 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
    process on another host that was faster moved the mark; then begin again with step 1.
 5. Write tiles and checkpoint in one transaction. From here on they are published; then write the object of the checkpoint.
 
-The ledger and the log of observations each have an integrator and keys of their own.
+The ledger and the log of observations each have an integrator and keys of their own. `key_rotation` replaces a key.
 
 If a step fails or the process dies, the next call continues, in this or another process.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,13 +33,12 @@ from typing import Final
 import structlog
 
 from boltseal.errors import Invalid, Unavailable
-from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
-from boltseal.ledger.entry import EntryKind
-from boltseal.ledger.merkle import EMPTY_ROOT, inclusion_path, leaf_hash, prove
-from boltseal.ledger.note import SigningKey, VerifierKey, format_note, parse_note_unverified
-from boltseal.ledger.proof import Receipt, format_receipt
-from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
-from boltseal.server.registry import sequencer
+from boltseal.ledger.checkpoint import Checkpoint, checkpoint_of_note_unverified, open_checkpoint, sign_checkpoint
+from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
+from boltseal.ledger.note import SigningKey, VerifierKey
+from boltseal.ledger.tiles import Grown, TileInvalid, edge, grow
+from boltseal.server.registry.key_rotation import KeyRotation, is_former
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.published_tree import PublishedAhead, PublishedTree
 from boltseal.server.storage.bucket_owner import (
     COMPARED_FOR_S,
@@ -50,10 +48,10 @@ from boltseal.server.storage.bucket_owner import (
     StatedOtherwise,
 )
 from boltseal.server.storage.ledger_doubts import LedgerDoubts
-from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_key import LedgerKeys, new_signing_key
 from boltseal.server.storage.ledger_mark import MarkMoved
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
 from boltseal.server.storage.object_tiles import ObjectTiles, TileDiffers
 
 BATCH: Final = 16_384
@@ -63,17 +61,7 @@ MOVES: Final = 5
 CHECKS: Final = 5
 """How often `check` compares before a doubt counts: other processes sign and rotate keys beside it."""
 
-SEED_BYTES: Final = 32
-
 _log = structlog.get_logger(__name__)
-
-
-class LedgerInDoubt(Unavailable):
-    """The database does not, or may not, match what was signed, so it takes no entries."""
-
-
-class LedgerKeyMissing(LedgerInDoubt):
-    """The ledger had a key, and it is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +107,7 @@ class Integrator:
         self._keys = keys
         self._doubts = LedgerDoubts(database, keys.folder, log)
         self._published = None if objects is None else PublishedTree(database, objects, log)
+        self._rotation = KeyRotation(database, keys, log, self._publish)
         self._compared: tuple[bytes | None, ledger_tree.SignedHead | None] = (None, None)
         """The mark and checkpoint that were compared last; the same pair needs no second comparison."""
 
@@ -131,9 +120,9 @@ class Integrator:
             mark = self._keys.mark()
             if self._keys.key() is not None or seen is None or seen.head is not None:
                 return
-            if mark is not None and _unverified(mark).size:
+            if mark is not None and checkpoint_of_note_unverified(mark).size:
                 return  # it was signed, but key and stored tree are missing: `check` reports that
-            key = SigningKey(seen.origin, secrets.token_bytes(SEED_BYTES))
+            key = new_signing_key(seen.origin)
             self._keys.put_mark(sign_checkpoint(Checkpoint(seen.origin, 0, EMPTY_ROOT), key), before=mark)
             self._keys.put_key(key)
 
@@ -161,7 +150,7 @@ class Integrator:
         Key and mark are read first, so that a checkpoint that is signed meanwhile is behind the data.
         """
         key, mark = self._keys.key(), self._keys.mark()
-        key, seen = self._key_by(mark, key), self._read()
+        key, seen = self._rotation.key_by(mark, key), self._read()
         if seen is None:
             return  # a ledger that was never started has signed nothing
         if key is None and mark is None and seen.head is None:
@@ -190,7 +179,7 @@ class Integrator:
             LedgerKeyUnreadable: the mark cannot be read.
         """
         mark = self._keys.mark()
-        signed = 0 if mark is None else _unverified(mark).size
+        signed = 0 if mark is None else checkpoint_of_note_unverified(mark).size
         size = ledger_store.size(snapshot, self.log)
         if size < signed:
             raise LedgerInDoubt(
@@ -217,71 +206,12 @@ class Integrator:
             return self._integrate()
 
     def rotate(self, actor: str, reason: str) -> SigningKey:
-        """Replace the signing key and return the new one. The old key signs the entry that names the new one, as its last.
+        """Replace the signing key and return the new one. Raises: as `KeyRotation.rotate`."""
+        return self._rotation.rotate(actor, reason, self._integrate)
 
-        The checkpoint of that entry has the signatures of both keys, also as the published object, before the new key is in force:
-        so each process can verify it, whichever key it reads. The checkpoint with both signatures in the mark is the moment of the
-        rotation. If the process dies before it, the old key stays in force, and the entry names a key that signs nothing alone; if
-        after it, the next signer of this folder puts the new key into force. A host with a copy of the old key signs nothing after it.
-
-        Raises:
-            LedgerInDoubt: the database does not match what was signed.
-        """
-        with self._keys.locked():
-            self._integrate()
-            old = self._keys.key()
-            if old is None:
-                raise LedgerKeyMissing("the ledger has no key yet; start `boltseal serve` once")
-            new = SigningKey(old.name, secrets.token_bytes(SEED_BYTES))
-            extra = {"key": str(new.verifier)}
-            index = self._database.write_and_wait(
-                lambda tx: sequencer.append(
-                    tx, EntryKind.KEY_ROTATED, actor=actor, reason=reason, extra=extra, log=self.log
-                )
-            )
-            head = self._integrate()
-            signed = self._keys.mark()
-            if head is None or signed is None:
-                raise LedgerKeyMissing("the ledger's key is missing")
-            receipt = self._database.read_and_wait(
-                lambda snapshot: receipt_of(snapshot, index, head.size, signed, self.log)
-            )
-            self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
-            both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
-            self._keys.put_next_key(new)
-            self._keys.put_mark(both, before=signed)
-            self._publish(head.origin, both, old)
-            self._put_into_force(new, both)
-            return new
-
-    def _put_into_force(self, new: SigningKey, both: bytes) -> None:
-        """Do the last steps of a rotation. `both`: its checkpoint, with both signatures, which is the mark."""
-        self._keys.put_key(new)
-        head = ledger_tree.SignedHead(_unverified(both).size, both)
-
-        def job(tx: UnitOfWork) -> None:
-            stored = ledger_tree.head(tx, log=self.log)
-            if stored is not None and stored.size == head.size:  # otherwise another host has signed since
-                ledger_tree.put_head(tx, ledger_tree.LATEST, head, self.log)
-
-        self._database.write_and_wait(job)
-
-    def _key_by(self, mark: bytes | None, key: SigningKey | None) -> SigningKey | None:
-        """Return the key that is in force by the mark: that of a rotation whose last steps are not done yet, or the one that was read."""
-        if key is None or mark is None or not _is_former(key.verifier, mark):
-            return key
-        new = self._keys.next_key() or self._keys.key()
-        return new if new is not None and new.verifier.key_id in _signers(mark, key.name)[-1:] else key
-
-    def _key_in_force(self, key: SigningKey | None, mark: bytes | None) -> SigningKey | None:
-        """Return what `_key_by` does, after the last steps of a rotation that was killed."""
-        found = self._key_by(mark, key)
-        if key is not None and found is not None and mark is not None and found != key:
-            seen = self._read()
-            if seen is not None and seen.signed == _unverified(mark).size:  # otherwise `_compare` reports it
-                self._publish(found.name, mark, key)
-            self._put_into_force(found, mark)
-        return found
+    def _stored_size(self) -> int | None:
+        seen = self._read()
+        return None if seen is None else seen.signed
 
     def _integrate(self) -> Checkpoint | None:
         for tries in range(MOVES):
@@ -301,7 +231,7 @@ class Integrator:
             if not beside:
                 # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
                 mark = self._keys.mark()
-                key, seen = self._key_in_force(key, mark), self._read()
+                key, seen = self._rotation.key_in_force(key, mark, self._stored_size), self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
             try:
@@ -333,7 +263,7 @@ class Integrator:
         mark, stored = self._compared
         if self._owner is None or seen is None or mark is None or stored != seen.head or seen.size == seen.signed:
             return None
-        return mark if _unverified(mark).size == seen.signed else None
+        return mark if checkpoint_of_note_unverified(mark).size == seen.signed else None
 
     def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes, *, beside: bool) -> Checkpoint:
         to = marked.size if marked.size > seen.signed else min(seen.size, seen.signed + BATCH)
@@ -432,7 +362,7 @@ class Integrator:
             )
         if key.name != seen.origin:
             raise LedgerInDoubt(f"the key belongs to the ledger {key.name}, the data to {seen.origin}")
-        if _is_former(key.verifier, mark):
+        if is_former(key.verifier, mark):
             raise LedgerKeyMissing(
                 "the ledger's key was replaced with `boltseal ledger rotate`, and this host has the former one: copy the folder of keys again"
             )
@@ -478,18 +408,6 @@ def _published_errors() -> Iterator[None]:
         ) from error
 
 
-def receipt_of(snapshot: Snapshot, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
-    """Return the receipt of an entry under the checkpoint of `size` entries that `note` signs.
-
-    Raises:
-        TileInvalid: tiles are missing.
-    """
-    path = inclusion_path(index, size)
-    node = Tiles(size, ledger_tree.tiles(snapshot, needed(path, size), log)).node
-    line = next(iter(ledger_store.lines(snapshot, index, batch=1, log=log)))[1]
-    return format_receipt(Receipt(index, prove(path, node), note, line))
-
-
 def _grown(snapshot: Snapshot, size: int, to: int, log: Log) -> Grown:
     lines = [line for _, line in ledger_store.lines(snapshot, size, until=to, log=log)]
     if len(lines) != to - size or not all(isinstance(line, bytes) for line in lines):
@@ -521,7 +439,7 @@ def _compare_tree(
     if head is None:
         return
     try:
-        stored = parse_checkpoint_unverified(parse_note_unverified(head.note).text)
+        stored = checkpoint_of_note_unverified(head.note)
         if head.size > marked.size:  # the mark is older, so the checkpoint's own signature counts
             stored = open_checkpoint(head.note, key.verifier).checkpoint
         common = min(head.size, marked.size)
@@ -532,23 +450,3 @@ def _compare_tree(
         raise LedgerInDoubt("the ledger's stored checkpoint does not match its stored tree")
     if common == marked.size and roots[common] != marked.root:
         raise LedgerInDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
-
-
-def _is_former(key: VerifierKey, mark: bytes) -> bool:
-    """Return whether the mark is the last checkpoint of this key: `rotate` adds the signature of the key that follows.
-
-    A host with a copy of the former key must not go on with it: hosts with the new one could not verify the mark any more.
-    """
-    return key.key_id in _signers(mark, key.name)[:-1]
-
-
-def _signers(mark: bytes, name: str) -> list[bytes]:
-    """Return the IDs of the keys of this name that signed a mark, in order; none if it is no note, which `_compare` reports."""
-    try:
-        return [each.key_id for each in parse_note_unverified(mark).signatures if each.name == name]
-    except Invalid:
-        return []
-
-
-def _unverified(mark: bytes) -> Checkpoint:
-    return parse_checkpoint_unverified(parse_note_unverified(mark).text)

@@ -21,7 +21,7 @@ from boltseal.ledger.tag_proof import KINDS, KINDS_OBSERVED, ShownEntry, seals
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, Tiles, encode_bundle, needed
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.server.registry.integrator import receipt_of
+from boltseal.server.registry.receipts import receipt_of
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
 from boltseal.server.storage.object_tiles import ObjectTiles

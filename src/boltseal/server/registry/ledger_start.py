@@ -11,7 +11,8 @@ import structlog
 from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.ledger.note import VerifierKey
-from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.registry.integrator import Integrator
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.registry.sequencer import start_ledger, start_observations
 from boltseal.server.registry.tag_check import TAGS_DIFFER, StoreCheck

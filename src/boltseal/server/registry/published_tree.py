@@ -16,9 +16,9 @@ from typing import Final
 import structlog
 
 from boltseal.errors import Invalid, Unavailable
-from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified
+from boltseal.ledger.checkpoint import Checkpoint, checkpoint_of_note_unverified, open_checkpoint
 from boltseal.ledger.merkle import HASH_BYTES
-from boltseal.ledger.note import VerifierKey, parse_note_unverified
+from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import Log, Metadata, Snapshot
@@ -155,4 +155,4 @@ def _places(start: int, to: int) -> Iterator[tuple[int, int]]:
 
 def _unverified(note: bytes) -> Checkpoint:
     """Return the checkpoint of a note that this process has signed, or has verified before."""
-    return parse_checkpoint_unverified(parse_note_unverified(note).text)
+    return checkpoint_of_note_unverified(note)

@@ -423,7 +423,7 @@ def _referrer(row: ManifestRow) -> ReferrerRow:
 
 def _fallback_tag_lists(snapshot: Snapshot, repository: Repository, digest: Digest) -> list[str]:
     """Return what a client listed under the fallback tag of the spec ("Referrers Tag Schema")."""
-    found = queries.tagged_manifest(snapshot, repository, f"{digest.algorithm}-{digest.hex[:64]}")
+    found = queries.tagged_manifest(snapshot, repository, digest.as_tag)
     if found is None:
         return []
     try:

@@ -20,7 +20,6 @@ adds has the time of the corrected clock, and names the time of the entry before
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,20 +27,21 @@ from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
-from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
+from boltseal.ledger.checkpoint import Checkpoint, checkpoint_of_note_unverified, open_checkpoint, sign_checkpoint
 from boltseal.ledger.clock import is_behind
 from boltseal.ledger.entry import CHANGES, EntryKind, format_time
 from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
-from boltseal.ledger.note import SigningKey, parse_note_unverified
+from boltseal.ledger.note import SigningKey
 from boltseal.ledger.tiles import edge, grow
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry import observations, sequencer
-from boltseal.server.registry.integrator import BATCH, SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
+from boltseal.server.registry.integrator import BATCH
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.registry.tag_check import TagCheck, all_rows, problem_of
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.ledger_doubts import WITNESSES, LedgerDoubts
-from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_key import LedgerKeys, new_signing_key
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.witness_statements import WitnessStatements
@@ -119,7 +119,7 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
             raise RecoveryRefused("this ledger was never started, so it has lost nothing")
         origin, size, stored = seen
         last = _last_head(mark, None if stored is None else stored.note)
-        key = SigningKey(next_origin(origin), secrets.token_bytes(SEED_BYTES))
+        key = new_signing_key(next_origin(origin))
         extra = {"previous_origin": origin, "key": str(key.verifier)}
         if last is not None:
             extra["last_size"], extra["last_root"] = str(last.size), last.root.hex()
@@ -253,7 +253,7 @@ def _last_head(*notes: bytes | None) -> Checkpoint | None:
     for note in notes:
         with suppress(Invalid):
             if note:
-                return parse_checkpoint_unverified(parse_note_unverified(note).text)
+                return checkpoint_of_note_unverified(note)
     return None
 
 

@@ -17,7 +17,8 @@ from typing import Final
 import structlog
 
 from boltseal.errors import BoltsealError
-from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.registry.integrator import Integrator
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.storage.ledger_mark import MarkUnreachable
 from boltseal.server.storage.metadata.protocol import LEDGER, MARK, TAGS, Metadata
 

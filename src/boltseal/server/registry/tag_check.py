@@ -24,13 +24,12 @@ import structlog
 
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import REMOVALS
-from boltseal.ledger.checkpoint import Checkpoint, parse_checkpoint_unverified
+from boltseal.ledger.checkpoint import Checkpoint, checkpoint_of_note_unverified
 from boltseal.ledger.entry import CHANGES, MODE_SEALED, MODE_SETTLING, SETTLES, EntryKind, IndexedLine, parse_time
 from boltseal.ledger.merkle import EMPTY_ROOT, HASH_BYTES, inclusion_path, leaf_hash, prove, verify_inclusion
-from boltseal.ledger.note import parse_note_unverified
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, grow, needed
 from boltseal.oci.digest import SHA256, Digest
-from boltseal.server.registry.integrator import LedgerInDoubt
+from boltseal.server.registry.ledger_in_doubt import LedgerInDoubt
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, tag_entries
 from boltseal.server.storage.metadata.protocol import TAGS, Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.tag_entries import EntryColumns, TagOfRow
@@ -154,7 +153,7 @@ class TagCheck:
         seen = sha256(tile).digest()
         if self._verified.get(place) == seen:
             return
-        signed = parse_checkpoint_unverified(parse_note_unverified(head.note).text)
+        signed = checkpoint_of_note_unverified(head.note)
         path = inclusion_path(at.entry_index, head.size)
         tiles = Tiles(head.size, ledger_tree.tiles(snapshot, needed(path, head.size)))
         verify_inclusion(leaf, at.entry_index, head.size, prove(path, tiles.node), signed.root)
@@ -308,7 +307,7 @@ def _sizes(snapshot: Snapshot) -> tuple[int, Checkpoint]:
     head, signed = ledger_store.head(snapshot), ledger_tree.head(snapshot)
     if head is None or signed is None or not signed.size:
         return 0 if head is None else head.size, Checkpoint("", 0, EMPTY_ROOT)
-    return head.size, parse_checkpoint_unverified(parse_note_unverified(signed.note).text)
+    return head.size, checkpoint_of_note_unverified(signed.note)
 
 
 def _batch(start: int, snapshot: Snapshot) -> list[EntryColumns]:

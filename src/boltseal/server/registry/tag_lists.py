@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final, TypeVar
 
+from boltseal.oci.digest import Digest
 from boltseal.oci.layer_chain import ChainDocument, ImageChain, IndexedImage, parse_chain
 from boltseal.oci.reference import Repository
 from boltseal.policy.version_lines import VersionKey, version_key
@@ -177,7 +178,7 @@ class TagLists:
 
     async def referring(self, repository: Repository, digests: Sequence[str]) -> Referring:
         """Return what refers to these images of a repository; nothing if nothing was ever pushed to it."""
-        tags = {f"{algorithm}-{digits[:64]}.sig": f"{algorithm}:{digits}" for algorithm, digits in map(_parts, digests)}
+        tags = {f"{Digest.parse(each).as_tag}.sig": each for each in digests}
 
         def query(snapshot: Snapshot) -> Referring:
             number = page_queries.repository_number(snapshot, repository)
@@ -236,11 +237,6 @@ class TagLists:
                 while sum(len(each) for _, each in self._kept.values()) > MAX_KEPT:
                     self._kept.popitem(last=False)
         return found[1]
-
-
-def _parts(digest: str) -> tuple[str, str]:
-    algorithm, _, digits = digest.partition(":")
-    return algorithm, digits
 
 
 def _listed(snapshot: Snapshot, repository: Repository, number: int, stored: Sequence[StoredTag]) -> list[ListedTag]:

@@ -22,7 +22,6 @@ earlier cosignatures.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,14 +43,13 @@ from boltseal.ledger.note import (
     format_note,
     parse_note_unverified,
 )
-from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_key import LedgerKeys, new_signing_key
 from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable, MarkMoved
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.witness_statements import Stated, WitnessStatements
 from boltseal.server.storage.worker_threads import finish_in_thread
 
 KEY_NAME: Final = "witness_service"
-SEED_BYTES: Final = 32
 REPEATED_WITHIN_S: Final = 10
 """For how long the same checkpoint gets the same cosignature again, so that repeated requests do not write to the disk."""
 TRIES: Final = 10
@@ -98,7 +96,7 @@ class WitnessService:
         self._now_us = now_us
         self._clock_doubt = clock_doubt
         self._key: SigningKey | None = None
-        self._in_turn = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._origin_locks = defaultdict[str, asyncio.Lock](asyncio.Lock)
         self.trouble: str | None = None
 
     def begin(self) -> None:
@@ -117,9 +115,8 @@ class WitnessService:
             Unavailable: nothing can be cosigned now.
         """
         submission = open_submission(parse_submission(body), self._logs)
-        async with self._in_turn[
-            submission.checkpoint.origin
-        ]:  # so that requests of one process do not compete for the mark
+        # Requests of one process do not compete for the mark.
+        async with self._origin_locks[submission.checkpoint.origin]:
             return await finish_in_thread(self._cosign, submission)
 
     async def latest(self, origin_sha256: str) -> bytes:
@@ -196,7 +193,7 @@ def _open_key(keys: LedgerKeys, name: str) -> SigningKey:
                 f"{KEY_NAME}.mark to begin with a new key"
             )
         if key is None:
-            key = SigningKey(name, secrets.token_bytes(SEED_BYTES), COSIGNATURE)
+            key = new_signing_key(name, COSIGNATURE)
             keys.put_key(key)
             _store_public(keys, key, made=True)
         elif key.type != COSIGNATURE:

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from boltseal.errors import BoltsealError, Invalid
-from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified
+from boltseal.ledger.checkpoint import Checkpoint, checkpoint_of_note_unverified, open_checkpoint
 from boltseal.ledger.merkle import leaf_hash
-from boltseal.ledger.note import parse_note_unverified
 from boltseal.ledger.tiles import WIDTH, TileId, grow
 from boltseal.server.storage.findings import FindingCollector
 from boltseal.server.storage.ledger_key import LedgerKeys
@@ -106,7 +105,7 @@ class TreeCheck:
                 promised["the checkpoint"] = (
                     open_checkpoint(self._stored.note, key.verifier).checkpoint
                     if key is not None
-                    else parse_checkpoint_unverified(parse_note_unverified(self._stored.note).text)
+                    else checkpoint_of_note_unverified(self._stored.note)
                 )
                 if promised["the checkpoint"].size != self._stored.size:
                     self._findings.differs(self._name, "its stored checkpoint has another size than its column")

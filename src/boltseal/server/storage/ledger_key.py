@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -29,12 +30,13 @@ from typing import Final
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.files.atomic_files import Disk, lock_within, locked, write_file
-from boltseal.ledger.note import KeyInvalid, SigningKey
+from boltseal.ledger.note import ED25519, KeyInvalid, SigningKey
 from boltseal.server.storage.ledger_mark import PRIVATE, FileMark, LedgerKeyUnreadable, Mark, read_small
 
 LEDGER_NAME: Final = "ledger"
 SIGNING_WAIT_S: Final = 5.0
 """How long a signer waits for another one of its store, which may be stopped."""
+SEED_BYTES: Final = 32
 Marks = Callable[[str], Mark]
 
 
@@ -180,3 +182,8 @@ class LedgerKeys:
             write_file(self._disk, path, content, PRIVATE)
         except OSError as error:
             raise LedgerKeyUnreadable(f"{self.folder.name}/{name} can't be written: {error.strerror}") from error
+
+
+def new_signing_key(name: str, key_type: int = ED25519) -> SigningKey:
+    """Return a new key of this name, with a random seed."""
+    return SigningKey(name, secrets.token_bytes(SEED_BYTES), key_type)

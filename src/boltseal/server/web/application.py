@@ -18,6 +18,7 @@ other servers make. Their clients send an Authorization header, which no such pa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -208,7 +209,7 @@ class Pages(HttpApplication):
         return self._static.file(request.scope["path"])
 
     async def _verify_page(self, _: Request) -> Response:
-        return self._static.verify_page()
+        return await asyncio.to_thread(self._static.verify_page)
 
     async def _ledger_part(self, request: Request) -> Response:
         await self._session(request)
@@ -218,7 +219,7 @@ class Pages(HttpApplication):
         """Return the session of a request, and set its caller; None without a valid one. Raises: Unavailable, UsersInvalid."""
         cookie = self._cookies.read(request.scope, SESSION)
         session = await self._sessions.find(cookie) if cookie else None
-        caller = None if session is None else self._access.by_session(session)
+        caller = None if session is None else self._access.callers.by_session(session)
         if session is None or caller is None:
             return None
         request.caller, request.actor = caller, caller.actor
@@ -269,16 +270,16 @@ class Pages(HttpApplication):
         return_to = return_address(form.get("return_to"))
         try:
             if looks_like_token(password):  # counted, or each request would add a record that nothing limits
-                await self._access.check_address(request.network)
-                await self._access.note_failed_login(request.network)
+                await self._access.callers.check_address(request.network)
+                await self._access.callers.note_failed_login(request.network)
                 raise Unauthenticated("pages need the password; API tokens are for programs")
-            await self._access.by_password(user, password, request.network)
+            await self._access.callers.by_password(user, password, request.network)
         except (Unauthenticated, TooMany) as error:
             if isinstance(error, Unauthenticated):
                 known = user if user in self._access.users().hashes else ""
                 await self._sessions.note_failure(known, request.address, "wrong user or password")
             return self._form_page(request, return_to, error)
-        new = NewSession(user, self._access.login_of(user), request.address, "password")
+        new = NewSession(user, self._access.callers.login_of(user), request.address, "password")
         cookie = await self._sessions.begin(new)
         return await self._logged_in(request, cookie, return_to)
 
@@ -290,7 +291,7 @@ class Pages(HttpApplication):
 
     async def _back_from_provider(self, request: Request) -> Response:
         logins, query = self._provider_logins(), request.query
-        await self._access.check_address(request.network)
+        await self._access.callers.check_address(request.network)
         answer = ProviderAnswer(
             query.value("state") or "", query.value("code") or "", query.value("iss"), query.value("error") or ""
         )
@@ -299,7 +300,7 @@ class Pages(HttpApplication):
         except StateInvalid:
             raise
         except Unauthenticated:
-            await self._access.note_failed_login(request.network)
+            await self._access.callers.note_failed_login(request.network)
             await self._sessions.note_failure("", request.address, f"by {logins.name}: not valid")
             raise
         return await self._logged_in(request, finished.cookie, return_address(finished.return_to))

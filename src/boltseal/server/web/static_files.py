@@ -50,6 +50,6 @@ class StaticFiles:
         return responses.with_body(body, _TYPES[name], cache_control=_FOR_EVER if slash else _FIVE_MINUTES)
 
     def verify_page(self) -> Response:
-        """Return `verify.html`, as a download."""
+        """Return `verify.html`, as a download. Reads the file: call it in a thread."""
         body = (FOLDER / VERIFY_PAGE).read_bytes()
         return responses.with_body(body, HTML, cache_control=_FIVE_MINUTES, extra=(*PAGE_HEADERS, *_DOWNLOAD))

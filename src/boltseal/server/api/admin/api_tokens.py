@@ -164,9 +164,9 @@ class ApiTokenRoutes:
 
     @property
     def _tokens(self) -> ApiTokens:
-        if self._access.api_tokens is None:
+        if self._access.callers.api_tokens is None:
             raise NotFound("this registry has no API tokens")
-        return self._access.api_tokens
+        return self._access.callers.api_tokens
 
     def _check_managed(self, request: Request) -> None:
         """Raise TokenNotAllowed if the caller uses an API token that does not manage tokens."""
@@ -204,7 +204,7 @@ class ApiTokenRoutes:
             Duration.parse(asked.life) if asked.life else None,
             asked.description,
         )
-        held, terms = request.caller.api_token, self._access.token_terms
+        held, terms = request.caller.api_token, self._access.callers.token_terms
         if held is not None:
             life_us = terms.default_life_us if wanted.life is None else wanted.life.us
             if wanted.owner != request.caller.user:
@@ -252,4 +252,4 @@ class ApiTokenRoutes:
         return AuditLog(items=items, next=cursor_of(AUDIT, shown[-1].number) if len(events) > len(shown) else None)
 
     def _document(self, row: ApiTokenRow, login_us: int | None) -> ApiToken:
-        return ApiToken(**token_fields(row, login_us, self._access.token_terms, self._tokens.now_us()))
+        return ApiToken(**token_fields(row, login_us, self._access.callers.token_terms, self._tokens.now_us()))

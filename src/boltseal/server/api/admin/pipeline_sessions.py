@@ -81,7 +81,7 @@ class PipelineSessionRoutes:
 
     @property
     def _sessions(self) -> PipelineSessions:
-        return PipelineSessions(self._access.pipelines)
+        return PipelineSessions(self._access.callers.pipelines)
 
     async def listed(self, _: Request, asked: PageQuery) -> PipelineSessionList:
         """Return a page of sessions."""

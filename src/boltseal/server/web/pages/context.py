@@ -24,8 +24,9 @@ from boltseal.server.commands.base_states import BaseStates
 from boltseal.server.commands.base_tree import BaseTree, ImageAt, StatedBases, base_tree
 from boltseal.server.commands.image_comparisons import ImageComparisons
 from boltseal.server.registry import Registry
+from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.refused_pushes import KEPT_US
-from boltseal.server.storage.metadata.protocol import Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
 from boltseal.server.web.api_changes import ApiChanges
 from boltseal.server.web.api_reads import ApiReads
 from boltseal.server.web.pages.words import EVENTS, REASONS, REBUILD_ENDS
@@ -94,13 +95,17 @@ class PageContext:
         self._names = names
         self._stated = StatedBases()
 
-    def page(self, name: str, viewer: Viewer, *, status: int = 200, extra: Headers = (), **values: Any) -> Response:
-        """Return a page from its template, which also gets the viewer, the time and the texts of `words`."""
+    def page(self, name: str, viewer: Viewer, *, not_done: NotDone | None = None, **values: Any) -> Response:
+        """Return a page from its template, which also gets the viewer, the time and the texts of `words`.
+
+        `not_done`: the refusal of the form on the page, which decides the status; None: it was not sent.
+        """
         now_us = self.registry.tag_states.now_us
         return self.templates.page(
             name,
-            status=status,
-            extra=extra,
+            status=200 if not_done is None else not_done.status,
+            extra=() if not_done is None else not_done.headers,
+            not_done="" if not_done is None else not_done.message,
             viewer=viewer,
             now_us=now_us,
             events=EVENTS,
@@ -121,6 +126,14 @@ class PageContext:
     async def base_tree(self, request: Request, tags: Mapping[ImageAt, Sequence[str]], *, most: int) -> BaseTree:
         """Return the bases of images with their tags, as far as the caller may pull the bases. `most`: images to read that are not in memory."""
         return await base_tree(self.bases(request), self._stated, tags, most)
+
+    def log_of(self, name: str) -> Log:
+        """Return the log with the entries of a repository: observations of a mirrored one, else the ledger."""
+        return LEDGER if self.upstream_of(name) is None else OBSERVATIONS
+
+    def entries_of(self, log: Log) -> Ledger:
+        """Return the reader of a log."""
+        return self.registry.ledger if log is LEDGER else self.registry.observed
 
     def upstream_of(self, name: str) -> str | None:
         """Return the upstream that a repository is mirrored from, None for one of this registry and for no valid name."""

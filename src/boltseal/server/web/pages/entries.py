@@ -9,9 +9,9 @@ from boltseal.server.api.admin.routes import RequestInvalid, Right
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
 from boltseal.server.registry.ledger import NotInLedger
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import Log
 from boltseal.server.web.pages.context import ROWS, OfRepository, PageContext, Viewer
-from boltseal.server.web.pages.tags import LEDGERS
+from boltseal.server.web.pages.tags import receipts_of
 
 _MAX_DIGITS = 18
 
@@ -20,7 +20,7 @@ async def entry(pages: PageContext, request: Request, viewer: Viewer) -> Respons
     """Show one entry of a repository, by its index; or the entries by which an image was purged, by its digest."""
     name = request.query.value("repository") or ""
     pages.api.check(request, Right.PULL, OfRepository(name))
-    log = LEDGER if pages.upstream_of(name) is None else OBSERVATIONS
+    log = pages.log_of(name)
     index, purged = request.query.value("entry") or "", request.query.value("purged") or ""
     if purged:
         entries = await _purged(pages, request, name, str(Digest.parse(purged)))
@@ -33,7 +33,7 @@ async def entry(pages: PageContext, request: Request, viewer: Viewer) -> Respons
         entries=entries,
         index=index,
         again={"repository": name, "entry": index, "purged": purged},
-        receipts=f"/ui/{LEDGERS[log]}receipt/",
+        receipts=receipts_of(log),
     )
 
 
@@ -41,9 +41,8 @@ async def _of_index(pages: PageContext, log: Log, name: str, text: str) -> list[
     """Return the entry, none if it is not signed yet. Raises: NotFound: it is about another repository."""
     if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
         raise RequestInvalid(f"entry is {quote(text)}; expected the index of an entry")
-    ledger = pages.registry.ledger if log is LEDGER else pages.registry.observed
     try:
-        found = await ledger.entry(int(text))
+        found = await pages.entries_of(log).entry(int(text))
     except NotInLedger:
         return []
     if found.repository != name:

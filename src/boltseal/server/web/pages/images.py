@@ -12,9 +12,9 @@ from boltseal.server.api.admin.routes import Right
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
 from boltseal.server.commands.image_details import image_details
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import LEDGER
 from boltseal.server.web.pages.context import ROWS, SOME, UNKNOWN_HOST, OfRepository, PageContext, Viewer
-from boltseal.server.web.pages.tags import LEDGERS
+from boltseal.server.web.pages.tags import receipts_of
 
 RESOLVED: Final = "entries of a digest"
 LOOKED_AT: Final = 2000
@@ -27,10 +27,9 @@ async def image(pages: PageContext, request: Request, viewer: Viewer) -> Respons
     pages.api.check(request, Right.PULL, OfRepository(name))
     repository, digest = Repository(name), Digest.parse(request.query.value("digest") or "")
     details = await image_details(pages.registry.pulls, repository, digest, request.query.value("platform") or None)
-    log = LEDGER if pages.upstream_of(name) is None else OBSERVATIONS
-    ledger = pages.registry.ledger if log is LEDGER else pages.registry.observed
+    log = pages.log_of(name)
     before = number_position(RESOLVED, cursor, 2**63 - 1)
-    resolved = await ledger.resolved_to(repository, digest, before=before, n=LOOKED_AT)
+    resolved = await pages.entries_of(log).resolved_to(repository, digest, before=before, n=LOOKED_AT)
     return pages.page(
         "image",
         viewer,
@@ -39,7 +38,7 @@ async def image(pages: PageContext, request: Request, viewer: Viewer) -> Respons
         bases=await pages.bases(request).chain(details.base, details.chosen),
         tags=await pages.registry.tag_lists.resolving(repository, str(digest), ROWS),
         entries=[entry_document(index, entry) for index, entry in resolved.entries],
-        receipts=f"/ui/{LEDGERS[log]}receipt/",
+        receipts=receipts_of(log),
         next=None if resolved.following is None else cursor_of(RESOLVED, resolved.following),
         running=await pages.api.read_allowed(request, "hosts/images", digest=str(digest), limit=SOME),
         may_change=log is LEDGER and pages.may_change(request, name),

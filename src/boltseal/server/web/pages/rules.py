@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from boltseal.commands.rules import parse_rule_tables
 from boltseal.errors import Invalid, quote
-from boltseal.policy.rules import RULE_KEYS
-from boltseal.server.api.admin.documents import Decision, RuleInForce
+from boltseal.server.api.admin.documents import Decision
 from boltseal.server.api.admin.routes import RequestInvalid, Right
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
@@ -52,14 +50,12 @@ class RulesForm:
         return pages.page(
             "rules",
             viewer,
-            status=200 if not_done is None else not_done.status,
-            extra=() if not_done is None else not_done.headers,
+            not_done=not_done,
             typed=typed,
             decision=decision,
             message=message,
-            not_done="" if not_done is None else not_done.message,
             rules=rules,
-            rules_text=given.get(RULES) or ("" if rules is None else rules_text(rules.items)),
+            rules_text=given.get(RULES) or ("" if rules is None else _configured(pages)),
             max_rules=MAX_RULES_TEXT,
         )
 
@@ -76,6 +72,11 @@ class RulesForm:
         return pages.page("rules_plan", viewer, plan=plan, effects=EFFECTS, rules_text=text, first=not cursor)
 
 
+def _configured(pages: PageContext) -> str:
+    """Return the `[[rule]]` tables of the configuration, without `require`."""
+    return "\n\n".join(rule.as_toml() for rule in pages.registry.rules.user)
+
+
 async def _decision(pages: PageContext, request: Request, typed: str) -> Decision:
     """Return the rule that decides about a tag. Raises: Invalid: it is not of the form REPOSITORY:TAG; as the route does."""
     name, colon, tag = typed.removeprefix(f"{pages.host}/" if pages.host else "").rpartition(":")
@@ -83,23 +84,6 @@ async def _decision(pages: PageContext, request: Request, typed: str) -> Decisio
         raise RequestInvalid(f"{quote(typed)} has no tag; expected REPOSITORY:TAG, such as shop/app:1.4.2")
     found: Decision = await pages.api.read(request, "rules/test", repository=name, tag=tag)
     return found
-
-
-def rules_text(rules: Iterable[RuleInForce]) -> str:
-    """Return the rules of the configuration as `[[rule]]` tables, without keys that have their defaults."""
-    tables = []
-    for rule in rules:
-        values = {
-            "repository": rule.repository,
-            "tag": rule.tag,
-            "mode": str(rule.mode),
-            "keep": rule.keep,
-            "settle": rule.settle or "",
-        }
-        lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if value != RULE_KEYS[key].default]
-        if rule.number:
-            tables.append("\n".join(["[[rule]]", *lines]))
-    return "\n\n".join(tables)
 
 
 FORM: Final = RulesForm()

@@ -36,6 +36,11 @@ RESOLVING: Final = frozenset(
 """Kinds of entries that record what a tag resolves to; `static/proof.js` has the same list, and a test compares them."""
 
 
+def receipts_of(log: Log) -> str:
+    """Return the address of a log's receipts, to which the index of an entry is added."""
+    return f"/ui/{LEDGERS[log]}receipt/"
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What the script of the page checks: that this entry of a log records the digest. `key` "": the log has no key, or it cannot be read."""
@@ -76,7 +81,7 @@ async def tag(pages: PageContext, request: Request, viewer: Viewer) -> Response:
         digest=digest,
         image=image,
         history=history,
-        receipts=f"/ui/{LEDGERS[log]}receipt/",
+        receipts=receipts_of(log),
         proof=await _proof(pages, log, digest, history.items) if digest and not cursor else None,
         refused=refused,
         running=running,

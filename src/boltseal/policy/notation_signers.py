@@ -1,0 +1,93 @@
+"""Requirements that a signature of the Notary Project meets. Pure.
+
+    { ca = "acme-ca.pem", subject = "C=US, ST=WA, O=acme.example" }     a certificate of this subject, under this authority
+    { ca = "acme-ca.pem", crl = "acme.crl", subject = "*" }             any certificate of the authority that is not revoked
+    { signing_authority = "service.pem", subject = "..." }              made by a service that vouches for the signing time
+
+`ca` and `signing_authority` are Notation's kinds of trust stores, `subject` its trusted identity `x509.subject`. They can't be
+one file for both by accident: a certificate of the authority could vouch for any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from boltseal.errors import Invalid, quote
+from boltseal.policy.keyless_signers import KeylessResults
+from boltseal.signatures.certificate_chains import Authorities, AuthorityInvalid
+from boltseal.signatures.evidence import EvidenceLayer
+from boltseal.signatures.notation import SigningScheme, TrustedSubject, verify_notation
+from boltseal.signatures.signed_image import SignedImage, Statement
+from boltseal.signatures.subject_names import SubjectName
+
+CERTIFICATE_KEYS: Final = ("ca", "signing_authority", "subject", "crl")
+ANY_SUBJECT: Final = "*"
+
+
+class NotationSignerInvalid(Invalid):
+    """A requirement of a certificate that can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedBy:
+    """A signature of the image by a certificate. `file`: of the authorities, without folders."""
+
+    file: str
+    trusted: TrustedSubject
+
+    @property
+    def signer_name(self) -> str:
+        """The signer, in the reason why its signature does not suffice."""
+        return self.file
+
+    def verify(self, layer: EvidenceLayer, image: SignedImage, now_us: int, _keyless: KeylessResults) -> Statement:
+        """Return what a layer says about an image, if the certificate signed it. Raises: SignatureInvalid."""
+        return verify_notation(layer.media_type, layer.raw, image, self.trusted, now_us)
+
+    def met_by(self, statement: Statement) -> bool:
+        """Return whether a statement of the signer is what is required."""
+        return statement.predicate_type is None
+
+    def command(self, image: str) -> str:
+        """Return the command that adds it."""
+        return f"notation sign --key KEY {image}"
+
+    def canonical(self) -> str:
+        """Return the requirement as text that changes when its meaning does."""
+        trusted = self.trusted
+        return f"{trusted.scheme} {trusted.authorities.fingerprint} subject {self._subject}"
+
+    @property
+    def _subject(self) -> str:
+        return ANY_SUBJECT if self.trusted.subject is None else str(self.trusted.subject)
+
+    def __str__(self) -> str:
+        whose = "any certificate" if self.trusted.subject is None else f"a certificate of {self._subject}"
+        return f"a Notation signature by {whose} under {self.file} (sha256:{self.trusted.authorities.fingerprint[:12]})"
+
+
+def parse_certified(table: Mapping[str, str], read_file: Callable[[str], bytes]) -> CertifiedBy:
+    """Parse a requirement of a certificate, whose values are texts. Raises: NotationSignerInvalid."""
+    for name in table:
+        if name not in CERTIFICATE_KEYS:
+            raise NotationSignerInvalid(f"{name} does not stand beside {' or '.join(CERTIFICATE_KEYS[:2])}")
+    named = [name for name in CERTIFICATE_KEYS[:2] if name in table]
+    if len(named) != 1:
+        raise NotationSignerInvalid("expected one of ca and signing_authority: the file of the authority's certificate")
+    if "subject" not in table:
+        raise NotationSignerInvalid(
+            'subject is missing: whose certificates count, such as "O=acme.example", or "*" for all'
+        )
+    file = table[named[0]]
+    try:
+        authorities = Authorities.parse(read_file(file), read_file(table["crl"]) if "crl" in table else None)
+        subject = None if table["subject"] == ANY_SUBJECT else SubjectName.parse(table["subject"])
+    except AuthorityInvalid as error:
+        files = " and ".join(quote(table[name]) for name in (named[0], "crl") if name in table)
+        raise NotationSignerInvalid(f"{files}: {error.message}") from error
+    except Invalid as error:
+        raise NotationSignerInvalid(error.message) from error
+    scheme = SigningScheme.X509 if named[0] == "ca" else SigningScheme.SIGNING_AUTHORITY
+    return CertifiedBy(file.rpartition("/")[2], TrustedSubject(authorities, subject, scheme))
