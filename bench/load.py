@@ -98,6 +98,41 @@ def hammer(address: str, request: bytes, seconds: float, connections: int = CONN
 # --- requests at a fixed rate, beside another load ----------------------------------------------------------------
 
 
+def paced_times(
+    address: str, request: bytes, per_second: float, seconds: float, connections: int = CONNECTIONS
+) -> Rate:
+    """Send one request at a fixed rate. A time counts from when the request was due, so that waiting for a free connection is in it."""
+    poll = select.epoll()
+    by_number = {one.fileno(): one for one in (_connect(address) for _ in range(connections))}
+    for number in by_number:
+        poll.register(number, select.EPOLLIN)
+    free, due_s, received = list(by_number), dict[int, float](), dict[int, bytes]()
+    taken: list[float] = []
+    started = time.perf_counter()
+    sent, wanted = 0, round(per_second * seconds)
+    while len(taken) < wanted:
+        now = time.perf_counter() - started
+        while free and sent < wanted and sent / per_second <= now:
+            number = free.pop()
+            due_s[number], received[number] = sent / per_second, b""
+            by_number[number].sendall(request)
+            sent += 1
+        wait_s = max(0.0, sent / per_second - now) if free and sent < wanted else 60.0
+        for number, _ in poll.poll(wait_s):
+            received[number] += by_number[number].recv(BUFFER_BYTES)
+            head, end, body = received[number].partition(HEAD_END)
+            if not received[number].startswith(b"HTTP/1.1 200"[: len(received[number])]) or not received[number]:
+                raise WrongAnswer(received[number].decode("latin-1"))
+            if end and len(body) >= _content_length(head + end):
+                taken.append(time.perf_counter() - started - due_s[number])
+                free.append(number)
+    elapsed = time.perf_counter() - started
+    for one in by_number.values():
+        one.close()
+    poll.close()
+    return Rate(len(taken) / elapsed, sorted(taken)[-max(1, len(taken) // 100)] * 1000)
+
+
 class Paced:
     """Sends requests in turn at a fixed rate, on connections that stay open, while the block runs.
 

@@ -90,12 +90,12 @@ class Peer:
 
 
 def worked_s(pid: int) -> float:
-    """Return the processor time of a process and its descendants so far."""
+    """Return the processor time of a process and its descendants so far, those included that have ended."""
     ticks = 0
     for process in tree(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+            ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
