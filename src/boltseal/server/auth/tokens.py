@@ -14,6 +14,7 @@ import base64
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from joserfc.jwk import OKPKey
 from boltseal.errors import Unauthenticated
 from boltseal.oci.jsontext import decode
 from boltseal.policy.grants import Action
-from boltseal.server.storage.key_file import KeyFile, StoredSigningKey
+from boltseal.server.storage.key_file import KEPT, KeyFile, StoredSigningKey
 
 LIFE_S: Final = 300
 LEEWAY_S: Final = 5
@@ -206,5 +207,6 @@ def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:
         raise Unauthenticated("the token has invalid claims; log in again") from error
 
 
+@lru_cache(maxsize=2 * KEPT)  # a third of the time of issuing a token, otherwise
 def _jwk(key: StoredSigningKey) -> OKPKey:
     return OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(key.seed))
