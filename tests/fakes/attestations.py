@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import dataclass, field
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,9 +28,9 @@ class Attester:
         spki = serialization.PublicFormat.SubjectPublicKeyInfo
         return PublicKey(self.private.public_key().public_bytes(serialization.Encoding.DER, spki))
 
-    def announce(self, ledger: FakeLedger, **values: object) -> int:
+    def announce(self, ledger: FakeLedger, **values: Any) -> int:
         """Let the ledger announce the key; return the index of the entry."""
-        made = {"tag": "", "repository": "", "extra": announcement_extra(self.public), **values}
+        made: dict[str, Any] = {"tag": "", "repository": "", "extra": announcement_extra(self.public), **values}
         return ledger.add(EntryKind.KEY_ANNOUNCED, **made)
 
     def attest(self, ledger: FakeLedger, index: int, announced: int) -> bytes:

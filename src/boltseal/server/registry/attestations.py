@@ -14,7 +14,8 @@ If the process dies before step 3, the former key stays in force. If it dies aft
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 from boltseal.errors import ErrorCode, NotFound, Unavailable
 from boltseal.ledger.entry import EntryKind, parse
@@ -39,7 +40,8 @@ class AttestationKeyMissing(Unavailable):
     """The folder of keys of this server lacks the key that the ledger has announced."""
 
 
-class Announced(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Announced:
     """The entry that announced the attestation key in force, and that key."""
 
     index: int
