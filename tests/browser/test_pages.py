@@ -8,24 +8,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, StorageState
 
-from tests.browser.chromium import chromium
-from tests.browser.filled_registry import HOSTILE, PATHS, FilledRegistry, filled_registry
+from tests.browser.filled_registry import HOSTILE, PATHS, FilledRegistry
 
 pytestmark = pytest.mark.real
 
 WIDTHS = (320, 768, 1920)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilledRegistry]:
-    with filled_registry(tmp_path_factory.mktemp("filled")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

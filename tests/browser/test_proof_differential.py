@@ -22,7 +22,6 @@ from boltseal.ledger.note import SigningKey, format_note
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import TileId, Tiles, grow, needed
 from tests.boltseal_process import BoltsealProcess
-from tests.browser.chromium import chromium
 from tests.browser.relay import relaying
 from tests.ledger import tree_oracle
 
@@ -35,12 +34,6 @@ OTHER_KEY = SigningKey(KEY.name, b"o" * 32)
 RECEIPTS = 400
 REASONS = ("", "rebuild", 'says "hi"', "\u00e4\u4f60\U0001f680", "back\\slash", "tab\u00a0space")
 SIZES = (1, 2, 3, 255, 256, 257, 300, 511, 512, 600, 65_536, 65_537, 66_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, Page
 
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt, parse_receipt_unverified
-from tests.browser.chromium import chromium
 from tests.browser.proven_registry import PRIVATE, PUBLIC, ProvenRegistry, proven_registry
 from tests.browser.relay import Lie, Relay, relaying
 
@@ -27,12 +26,6 @@ TAG = "1.4.2"
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvenRegistry]:
     with proven_registry(tmp_path_factory.mktemp("proven") / "data") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
         yield running
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import subprocess
 import sys
@@ -84,6 +85,33 @@ async def test_a_result_is_remembered(program: Callable[[str], str], tmp_path: P
 
     assert again == first
     assert (tmp_path / "starts").read_text() == "started\n" * 2
+
+
+@pytest.mark.parametrize(("refused_s", "starts"), [(0.0, 2), (300.0, 1)])
+async def test_a_refusal_is_remembered_for_a_while(
+    program: Callable[[str], str], tmp_path: Path, refused_s: float, starts: int
+) -> None:
+    """A trusted root may have a key that is valid later, and a clock may be set: then a bundle is verified again."""
+    refusal = 'echo \'{"results": [{"refused": "not yet"}]}\''
+    lines = f"[ -e {tmp_path}/asked ] || {{ touch {tmp_path}/asked; cat > /dev/null; {refusal}; exit; }}\n"
+    verifier = KeylessVerifier(python=program(f'{lines}exec {sys.executable} "$@"'), refused_s=refused_s)
+    first = await verifier.results([ROOT], stored(SIGNED))
+    again = await verifier.results([ROOT], stored(SIGNED))
+
+    assert first == {checked(ROOT, SIGNED): RefusedBundle("not yet")}
+    assert isinstance(again[checked(ROOT, SIGNED)], VerifiedBundle if starts == 2 else RefusedBundle)
+    assert (tmp_path / "starts").read_text() == "started\n" * starts
+
+
+async def test_results_that_were_forgotten_meanwhile_are_not_missing() -> None:
+    """Two images at once, while one result is remembered: each gets the results for all its bundles."""
+    others = [encoded(AUTHORITY.bundle(encoded(statement(Digest.of(text))))) for text in (b"one", b"two")]
+    verifier = KeylessVerifier(remembered=1)
+    await verifier.results([ROOT], stored(SIGNED))
+    found = await asyncio.gather(*(verifier.results([ROOT], stored(SIGNED, other)) for other in others))
+
+    assert [len(each) for each in found] == [2, 2]
+    assert all(isinstance(result, VerifiedBundle) for each in found for result in each.values())
 
 
 FAILURES = {

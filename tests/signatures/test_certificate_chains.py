@@ -59,6 +59,18 @@ def test_bytes_after_a_certificate_are_refused() -> None:
         verify_chain([leaf + b"\0", above], Authorities.parse(ROOT.pem), NOW, NOW)
 
 
+@pytest.mark.parametrize("byte", [0x00, 0x03, 0x0C, 0x30, 0x80, 0xFF])
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_certificate_with_any_other_byte_is_refused(byte: int) -> None:
+    """Another type of a value, another length, another value: never another error, which would end a push with 500."""
+    leaf, above = ROOT.issue().chain
+    trusted = Authorities.parse(ROOT.pem)
+    for at in range(len(leaf)):
+        if leaf[at] != byte:
+            with pytest.raises(SignatureInvalid):
+                verify_chain([leaf[:at] + bytes([byte]) + leaf[at + 1 :], above], trusted, NOW, NOW)
+
+
 def test_the_root_of_an_attacker_does_not_borrow_the_name_of_the_trusted_one() -> None:
     """A trusted certificate beside a chain of one's own is not above it."""
     mine = root().issue()

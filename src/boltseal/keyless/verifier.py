@@ -3,18 +3,21 @@
 - One process verifies all bundles of an image that are not known yet, under one trusted root. At most PROCESSES run at once.
 - A process that fails, does not end within a time limit or answers with anything but results is KeylessUnavailable: nothing is
   known then, and nothing is remembered.
-- Results are remembered by the digests of bundle and trusted root, which decide them: a result never changes with time, since the
-  time of the signature counts and not the present one.
+- Results are remembered by the digests of bundle and trusted root. A proof never changes with time, since the time of the
+  signature counts and not the present one. A refusal can: the root may have a log whose key is valid from tomorrow. So it is
+  remembered for REFUSED_S seconds only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +39,7 @@ from boltseal.signatures.trusted_root import TrustedRoot
 TIMEOUT_S: Final = 60.0
 PROCESSES: Final = 2
 REMEMBERED: Final = 4096
+REFUSED_S: Final = 300.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """Two hundred results with sixteen long names each are less."""
 
@@ -59,16 +63,34 @@ def check_installed(roots: Iterable[TrustedRoot]) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A result, and the time of the event loop's clock until which it is remembered."""
+
+    result: VerifiedBundle | RefusedBundle
+    until_s: float
+
+
 class KeylessVerifier:
     """Verifies keyless signatures and remembers the results.
 
-    `timeout_s`: how long a process may take. `python` and `module`: what it runs.
+    `timeout_s`: how long a process may take. `python` and `module`: what it runs. `refused_s`: how long a refusal is remembered.
+    `remembered`: how many results are, at most.
     """
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, python: str = sys.executable, module: str = PROCESS) -> None:
+    def __init__(
+        self,
+        timeout_s: float = TIMEOUT_S,
+        python: str = sys.executable,
+        module: str = PROCESS,
+        refused_s: float = REFUSED_S,
+        remembered: int = REMEMBERED,
+    ) -> None:
         self._timeout_s = timeout_s
         self._command = (python, "-B", "-m", module)
-        self._known: OrderedDict[CheckedBundle, VerifiedBundle | RefusedBundle] = OrderedDict()
+        self._refused_s = refused_s
+        self._remembered = remembered
+        self._known: OrderedDict[CheckedBundle, _Remembered] = OrderedDict()
         self._slots = asyncio.Semaphore(PROCESSES)
 
     async def results(self, roots: Iterable[TrustedRoot], evidence: Sequence[StoredEvidence]) -> KeylessResults:
@@ -87,18 +109,30 @@ class KeylessVerifier:
 
     async def _under(self, root: TrustedRoot, bundles: Mapping[str, bytes]) -> KeylessResults:
         names = {CheckedBundle(root.fingerprint, digest): raw for digest, raw in bundles.items()}
-        found = {name: self._known[name] for name in names if name in self._known}
+        found = {name: result for name in names if (result := self._recall(name)) is not None}
         unknown = {name: raw for name, raw in names.items() if name not in found}
         if unknown:
             results = await self._verify(root, list(unknown.values()))
             new = dict(zip(unknown, results, strict=True))
+            self._remember(new)
             found |= new
-            self._known |= new
-        for name in names:
-            self._known.move_to_end(name)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
         return found
+
+    def _recall(self, name: CheckedBundle) -> VerifiedBundle | RefusedBundle | None:
+        known = self._known.get(name)
+        if known is None or known.until_s <= asyncio.get_running_loop().time():
+            return None
+        self._known.move_to_end(name)
+        return known.result
+
+    def _remember(self, results: Mapping[CheckedBundle, VerifiedBundle | RefusedBundle]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for name, result in results.items():
+            until_s = now_s + self._refused_s if isinstance(result, RefusedBundle) else math.inf
+            self._known[name] = _Remembered(result, until_s)
+            self._known.move_to_end(name)
+        while len(self._known) > self._remembered:
+            self._known.popitem(last=False)
 
     async def _verify(self, root: TrustedRoot, bundles: Sequence[bytes]) -> list[VerifiedBundle | RefusedBundle]:
         request = Request(b64encode(root.raw).decode(), [b64encode(raw).decode() for raw in bundles])

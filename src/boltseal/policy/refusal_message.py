@@ -145,7 +145,7 @@ def not_extended(tag: Tag, repository: Repository, standing: Digest, pushed: Dig
 
 def put_unsigned(tag: Tag, repository: Repository, pushed: Digest, missing: Sequence[MissingEvidence]) -> str:
     """Refuse to give a tag to an image without the evidence that the rule requires. `missing`: at least one."""
-    lacks = "; ".join(each.what + (f" (there is evidence, but {each.why})" if each.why else "") for each in missing)
+    lacks = "; ".join(map(str, missing))
     commands = ", ".join(dict.fromkeys(each.command for each in missing))
     return (
         f"tag {tag} of {repository} is given only to signed images; {pushed.short} lacks: {lacks}; push the image by digest, "

@@ -195,6 +195,9 @@ class MissingEvidence:
     command: str
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.what} (there is evidence, but {self.why})" if self.why else self.what
+
 
 @dataclass(frozen=True, slots=True)
 class EvidenceVerdict:

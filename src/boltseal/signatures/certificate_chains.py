@@ -106,7 +106,7 @@ def _parse_crls(raw: bytes) -> tuple[bytes, ...]:
 def verify_chain(chain: Sequence[bytes], authorities: Authorities, at: datetime, now: datetime) -> x509.Certificate:
     """Return the certificate that signed, the first of a chain in DER.
 
-    1. There are at most MAX_CHAIN certificates, and each can be read, with the key of the first.
+    1. There are at most MAX_CHAIN certificates, and each can be read, with its names and extensions, and the key of the first.
     2. One of them is a trusted authority's.
     3. Each is issued by the next one, and the last by itself, with SHA-256 or better; no other one is issued by itself.
     4. Each of the authorities may issue certificates, and so many below it; the first may sign, and is no authority.
@@ -122,6 +122,8 @@ def verify_chain(chain: Sequence[bytes], authorities: Authorities, at: datetime,
     try:
         certificates = [x509.load_der_x509_certificate(each) for each in chain]
         certificates[0].public_key()
+        for each in certificates:
+            _ = each.subject, each.issuer, each.extensions  # parsed only here, and each may fail
         # 2
         if not any(each in authorities.certificates for each in chain):
             raise SignatureInvalid(f"no trusted authority issued the certificate of {_subject(certificates[0])}")
@@ -139,6 +141,7 @@ def verify_chain(chain: Sequence[bytes], authorities: Authorities, at: datetime,
             _check_revocation(certificates, authorities.crls, now)
     except (
         ValueError,
+        TypeError,  # a name with an attribute of another type than its kind has
         x509.DuplicateExtension,
         x509.InvalidVersion,
         x509.UnsupportedGeneralNameType,

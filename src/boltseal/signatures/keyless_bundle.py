@@ -115,7 +115,7 @@ def verify_keyless_bundle(
         raise SignatureInvalid(f"the identity was vouched for by {quote(signer.issuer)}; expected {quote(issuer)}")
     # 5
     if not any(identity(name) for name in signer.names):
-        names = ", ".join(quote(name) for name in signer.names) or "nobody"
+        names = ", ".join(quote(name) for name in signer.names) or "a certificate without a name"
         raise SignatureInvalid(f"the bundle was signed by {names}, which is another identity")
     # 6
     return read_statement(payload, image, signer)

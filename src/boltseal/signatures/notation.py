@@ -84,7 +84,7 @@ def verify_notation(media_type: str, raw: bytes, image: SignedImage, trusted: Tr
     1. The envelope has at most MAX_NOTATION_BYTES bytes, and is strict JSON or CBOR with one signature.
     2. Its signed headers have the payload type and the signing scheme that is required; all that are critical are understood.
     3. It is not expired, and a time that the scheme vouches for is not in the future.
-    4. The certificates lead to a trusted authority, and are valid: now, or when a signing authority says that it signed.
+    4. The certificates end at a root and include a trusted authority, and are valid: now, or when a signing authority says that it signed.
     5. The algorithm is the one for the certificate's key, whatever else the headers say.
     6. The key signed headers and payload. Before that the payload is not read.
     7. The subject of the certificate is the trusted one.

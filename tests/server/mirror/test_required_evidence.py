@@ -16,8 +16,9 @@ from tests.images import OCI_INDEX, Document, error_of, image, signature_tag
 from tests.server.mirror.mirrors import NAME, mirroring
 from tests.server.mirror.observed import observed, story
 from tests.signatures.notation_certificates import root
-from tests.signatures.signed_documents import bundled, notarized, signed
+from tests.signatures.signed_documents import bundled, keyless, notarized, signed
 from tests.signatures.signers import Signer
+from tests.signatures.sigstore_services import IDENTITY, ISSUER, Authority
 
 VENDOR, MALLORY = Signer.on_p256(), Signer.on_p256()
 ONE, TWO = image("one"), image("two")
@@ -40,9 +41,9 @@ def sign(upstream: FakeUpstream, subject: Document, signer: Signer, repository: 
     upstream.publish("team/app", signature_tag(subject), signed(subject, signer, repository))
 
 
-def attach(upstream: FakeUpstream, subject: Document, signer: Signer) -> None:
-    """Push a bundle as a referrer to the upstream."""
-    bundle = upstream.publish("team/app", None, bundled(subject, signer))
+def attach(upstream: FakeUpstream, subject: Document, evidence: Document) -> None:
+    """Push a bundle as a referrer to the upstream, in place of others."""
+    bundle = upstream.publish("team/app", None, evidence)
     listed = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [bundle.descriptor()]}
     upstream.referrers[subject.digest] = json.dumps(listed).encode()
 
@@ -76,19 +77,43 @@ async def test_a_moved_tag_is_followed_only_when_it_is_signed(
 ) -> None:
     """The signed old image is served while the new one is unsigned; the same rule follows the new one when it is signed."""
     unconditional = [{"on_move": "alert", "require": rule[0]["require"]}]
-    add = sign if form == "signature tag" else attach
+
+    def add(subject: Document) -> None:
+        if form == "signature tag":
+            sign(upstream, subject, VENDOR)
+        else:
+            attach(upstream, subject, bundled(subject, VENDOR))
+
     upstream.publish("team/app", "1.4.2", ONE)
-    add(upstream, ONE, VENDOR)
+    add(ONE)
     async with mirroring(data, upstream, rule=unconditional) as mirror:
         first = await pull(mirror.client)
         upstream.publish("team/app", "1.4.2", TWO)
         held = await pull(mirror.client)
-        add(upstream, TWO, VENDOR)
+        add(TWO)
         second = await pull(mirror.client)
 
     assert (first.content, held.content, second.content) == (ONE.raw, ONE.raw, TWO.raw)
     assert "which is held" in held.headers["warning"]
     assert [kind for kind, *_ in story(data)] == ["observed", "held", "observed"]
+
+
+async def test_a_vendor_may_sign_without_a_key(
+    data: Path, upstream: FakeUpstream, tmp_path: Path, whole_store: None
+) -> None:
+    """An identity under a trusted root of its own is required of an upstream as of a push."""
+    authority = Authority()
+    (tmp_path / "root.json").write_bytes(authority.trusted_root())
+    who = {"identity": IDENTITY, "issuer": ISSUER, "trusted_root": str(tmp_path / "root.json")}
+    upstream.publish("team/app", "1.4.2", ONE)
+    async with mirroring(data, upstream, rule=[{"on_move": "follow", "require": [who]}]) as mirror:
+        attach(upstream, ONE, keyless(ONE, Authority()))
+        forged = await pull(mirror.client)
+        attach(upstream, ONE, keyless(ONE, authority))
+        after = await pull(mirror.client)
+
+    assert (forged.status_code, after.content) == (403, ONE.raw)
+    assert f"until upstream has a signature by {IDENTITY} of {ISSUER}" in error_of(forged)[1]
 
 
 async def test_no_cooldown_serves_an_unsigned_image(

@@ -49,6 +49,4 @@ async def missing_evidence(
             ) from error
     results = await keyless.results(trusted_roots(requirements), evidence)
     verdict = await asyncio.to_thread(judge_evidence, requirements, image, evidence, time.time_ns() // 1000, results)
-    return " and ".join(
-        each.what + (f" (there is evidence, but {each.why})" if each.why else "") for each in verdict.missing
-    )[:MAX_TEXT]
+    return " and ".join(map(str, verdict.missing))[:MAX_TEXT]
