@@ -13,12 +13,12 @@ import pytest
 from boltseal.ledger.note import COSIGNATURE, SigningKey
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.signatures.sigstore_bundle import BUNDLE
-from boltseal.transfer.receipt_referrers import ARTIFACT_TYPE, receipt_manifest  # noqa: F401
+from boltseal.transfer.receipt_referrers import ARTIFACT_TYPE, MAX_READ
 from tests import servers
 from tests.cli import program
 from tests.cli.program import Run
 from tests.fakes.ledger import signing_key
-from tests.images import Document, image, index, push, put_blob, referrer
+from tests.images import Blob, Document, image, index, push, referrer
 from tests.polling import until_signed
 from tests.servers import Server
 
@@ -65,6 +65,24 @@ class Place:
                     await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
 
         asyncio.run(publish())
+
+    def attach(self, subject: Document, *statements: bytes, artifact_type: str = ARTIFACT_TYPE) -> None:
+        """Attach anything to an image, as a client may who can push."""
+
+        async def attach() -> None:
+            async with httpx2.AsyncClient(base_url=self.server.url, trust_env=False) as client:
+                for raw in statements:
+                    made = referrer(subject, artifact_type, Blob(raw, BUNDLE))
+                    answer = await push(client, "shop/app", made.digest, made)
+                    assert answer.status_code == httpx2.codes.CREATED, answer.text
+
+        asyncio.run(attach())
+
+    def statement(self, file: Path) -> bytes:
+        """Return the statement about 1.4.2."""
+        written = self.call("receipt", self.image(), "--in-toto", "-o", file)
+        assert written.code == 0, written.err
+        return file.read_bytes()
 
 
 @pytest.fixture
@@ -149,10 +167,10 @@ def test_each_lie_about_an_attached_receipt_is_found(place: Place) -> None:
     find = ("receipt", "find", place.image(), "--key")
     other_key = place.call(*find, str(signing_key("z", place.server.address).verifier))
     unseen = place.call(*find, place.key, "--witness", str(witness))
-    other_tag = place.call(*find, place.key, "--of", place.image("1.4.3"))
-    other_repository = place.call(*find, place.key, "--of", f"{place.server.address}/shop/other:1.4.2")
-    other_digest = place.call(*find, place.key, "--of", f"{place.image()}@sha256:{'0' * 64}")
-    untagged = place.call(*find, place.key, "--of", f"{place.server.address}/shop/app")
+    other_tag = place.call(*find, place.key, "--about", place.image("1.4.3"))
+    other_repository = place.call(*find, place.key, "--about", f"{place.server.address}/shop/other:1.4.2")
+    other_digest = place.call(*find, place.key, "--about", f"{place.image()}@sha256:{'0' * 64}")
+    untagged = place.call(*find, place.key, "--about", f"{place.server.address}/shop/app")
 
     assert [each.code for each in (other_key, unseen, other_tag, other_repository, other_digest)] == [1] * 5
     assert untagged.code == 2
@@ -165,19 +183,8 @@ def test_each_lie_about_an_attached_receipt_is_found(place: Place) -> None:
 
 def test_receipts_that_an_attacker_attached_do_not_count(place: Place) -> None:
     """A client that may push attaches damaged ones; the true one is found beside them, and alone they prove nothing."""
-
-    async def attach() -> None:
-        async with httpx2.AsyncClient(base_url=place.server.url, trust_env=False) as client:
-            for raw in (b"{}", b"no json", b"c2sp.org/tlog-proof@v1\n"):
-                await put_blob(client, "shop/app", raw)
-                made = referrer(APP, ARTIFACT_TYPE, raw, BUNDLE)
-                answer = await client.put(
-                    f"/v2/shop/app/manifests/{made.digest}", content=made.raw, headers={"content-type": made.media_type}
-                )
-                assert answer.status_code == 201, answer.text
-
     place.trust()
-    asyncio.run(attach())
+    place.attach(APP, b"{}", b"no json", b"c2sp.org/tlog-proof@v1\n")
     alone = place.call("receipt", "find", place.image(), "--key", place.key)
     attached = place.call("receipt", "attach", place.image(), "--json")
     beside = place.call("receipt", "find", place.image(), "--key", place.key)
@@ -186,21 +193,65 @@ def test_receipts_that_an_attacker_attached_do_not_count(place: Place) -> None:
     assert alone.err.count("not counted: sha256:") == 3
 
 
+def test_a_receipt_that_was_moved_to_another_image_does_not_count(place: Place, tmp_path: Path) -> None:
+    """The true receipt of 1.4.2, attached to the image of another tag, proves neither that tag nor 1.4.2 for that image."""
+    place.trust()
+    place.push(("2.0.0", MOVED))
+    place.attach(MOVED, place.statement(tmp_path / "app.json"))
+    find = ("receipt", "find", place.image("2.0.0"), "--key", place.key)
+    own_tag = place.call(*find)
+    as_the_other = place.call(*find, "--about", place.image())
+
+    assert (own_tag.code, as_the_other.code) == (1, 1)
+    assert "it is about shop/app:1.4.2; expected shop/app:2.0.0" in own_tag.err
+    assert f"it proves {APP.digest}; expected {MOVED.digest}" in as_the_other.err
+
+
+def test_a_receipt_under_another_artifact_type_does_not_count(place: Place, tmp_path: Path) -> None:
+    """A statement is looked for only under its own type, as other tools look for it."""
+    place.trust()
+    place.attach(APP, place.statement(tmp_path / "app.json"), artifact_type="application/vnd.example.other")
+    run = place.call("receipt", "find", place.image(), "--key", place.key)
+
+    assert run.code == 1
+    assert "not counted" not in run.err
+
+
+def test_more_receipts_than_are_read_could_not_be_checked(place: Place) -> None:
+    """An attacker who hides the true receipt behind too many others gets exit code 3, and never 0."""
+    place.attach(APP, *(str(number).encode() for number in range(MAX_READ + 1)))
+    run = place.call("receipt", "find", place.image(), "--key", place.key)
+
+    assert run.code == 3
+    assert f"more receipts of {APP.digest} than are read" in run.err
+
+
+def test_a_receipt_waits_for_a_witness_if_asked(place: Place) -> None:
+    """Without the cosignature that the user requires nothing is attached: exit code 3, since it may come soon."""
+    place.trust()
+    witness = SigningKey("witness.example", b"w" * 32, COSIGNATURE).verifier
+    run = place.call("receipt", "attach", place.image(), "--witness", str(witness))
+    listed = httpx2.get(f"{place.server.url}/v2/shop/app/referrers/{APP.digest}", trust_env=False).json()["manifests"]
+
+    assert (run.code, listed) == (3, [])
+    assert "witness.example did not cosign it; repeat the command" in run.err
+
+
 def test_a_written_statement_is_verified_offline(place: Place, tmp_path: Path) -> None:
     """The statement in a file is verified like a receipt, with the documents beside it; each lie is exit code 1."""
     place.trust()
     file = tmp_path / "app.sigstore.json"
-    written = place.call("receipt", place.image(), "--in-toto", "-o", file)
+    place.statement(file)
     verify = ("receipt", "verify", file, "--key")
-    holds = place.call(*verify, place.key, "--of", place.image(), "--json")
+    holds = place.call(*verify, place.key, "--about", place.image(), "--json")
     other_key = place.call(*verify, str(signing_key("z", place.server.address).verifier))
-    other_tag = place.call(*verify, place.key, "--of", place.image("1.4.3"))
-    other_digest = place.call(*verify, place.key, "--of", f"{place.image()}@sha256:{'0' * 64}")
+    other_tag = place.call(*verify, place.key, "--about", place.image("1.4.3"))
+    other_digest = place.call(*verify, place.key, "--about", f"{place.image()}@sha256:{'0' * 64}")
     raw = file.read_bytes()
     file.write_bytes(raw.replace(b'"payload":"ey', b'"payload":"eX', 1))
     forged = place.call(*verify, place.key)
 
-    assert (written.code, holds.code) == (0, 0), (written.err, holds.err)
+    assert holds.code == 0, holds.err
     assert holds.json["results"][0] | {"digest": APP.digest, "manifests": 3} == holds.json["results"][0]
     assert len(holds.json["results"][0]["attestation_key"]) == 64
     assert [each.code for each in (other_key, other_tag, other_digest, forged)] == [1] * 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,9 @@ import pytest
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.note import COSIGNATURE, SigningKey
+from boltseal.ledger.proof import MAX_RECEIPT_BYTES
 from boltseal.ledger.receipt_attestation import (
+    MAX_ATTESTATION_BYTES,
     PREDICATE_TYPE,
     AttestationInvalid,
     announced_key,
@@ -69,12 +71,12 @@ def test_a_statement_proves_its_tag_with_the_key_of_the_ledger(ledger: FakeLedge
 def test_another_tool_reads_an_attestation_of_the_image(ledger: FakeLedger, attester: Attester) -> None:
     """With the attestation key alone, the bundle is an attestation of the digest, whose predicate names tag and mode."""
     image = SignedImage(Repository("shop/app"), Digest.parse(A))
-    said = verify_bundle(
+    verified = verify_bundle(
         attester.attest(ledger, PUSHED, ANNOUNCED), image, PublicKey.parse(pem_of(attester.public).encode())
     )
-    named = {name: said.predicate[name] for name in ("ledger", "repository", "tag", "event", "mode", "index")}
+    named = {name: verified.predicate[name] for name in ("ledger", "repository", "tag", "event", "mode", "index")}
 
-    assert said.predicate_type == PREDICATE_TYPE
+    assert verified.predicate_type == PREDICATE_TYPE
     assert named == {
         "ledger": "reg.example",
         "repository": "shop/app",
@@ -186,8 +188,8 @@ def _one_part_more(statement: dict[str, Any]) -> None:
     ("change", "problem"),
     [
         (_other_digest, "about another digest"),
-        (_second_subject, "subject is"),
-        (_other_name, "subject is"),
+        (_second_subject, "its subject is not the image under its tag"),
+        (_other_name, "its subject is not the image under its tag"),
         (_other_part("tag", "1.4.3"), 'tag is "1.4.3"; expected "1.4.2"'),
         (_other_part("repository", "shop/other"), 'repository is "shop/other"'),
         (_other_part("ledger", "other.example"), "ledger is"),
@@ -308,6 +310,31 @@ def test_a_changed_envelope_is_refused(
     """No part of a bundle can be changed: payload, type, signature, or the kind of key."""
     with pytest.raises(Invalid, match=problem):
         open_attestation(change(attester.attest(ledger, PUSHED, ANNOUNCED)), KEY)
+
+
+def test_a_bundle_that_is_too_long_is_refused(ledger: FakeLedger, attester: Attester) -> None:
+    """A bundle is not parsed if it is longer than two receipts can make it."""
+    raw = attester.attest(ledger, PUSHED, ANNOUNCED)
+    with pytest.raises(Invalid, match=f"at most {MAX_ATTESTATION_BYTES} are read"):
+        open_attestation(raw + b" " * MAX_ATTESTATION_BYTES, KEY)
+
+
+def test_the_longest_receipts_fit_into_a_bundle(attester: Attester) -> None:
+    """The limit of a bundle is above what two receipts of the greatest length, in base64 twice, need."""
+    longest = b64encode(b64encode(b"r" * MAX_RECEIPT_BYTES) * 2)
+
+    assert len(attester.sign(b"{}")) + len(longest) + 10_000 < MAX_ATTESTATION_BYTES
+
+
+@pytest.mark.parametrize("depth", [100, 450, 900, 990, 5000])
+@pytest.mark.parametrize("name", ["approved", "tag"])
+def test_a_deeply_nested_statement_is_refused(ledger: FakeLedger, attester: Attester, name: str, depth: int) -> None:
+    """A thief of the attestation key exhausts no stack, at whatever depth."""
+    statement = statement_of(ledger)
+    statement["predicate"][name] = "NESTED"
+    raw = packed(statement).replace(b'"NESTED"', b"[" * depth + b"]" * depth)
+    with pytest.raises(Invalid):
+        open_attestation(attester.sign(raw), KEY)
 
 
 def test_the_announced_key_is_read_from_its_entry(ledger: FakeLedger, attester: Attester) -> None:

@@ -37,7 +37,7 @@ WitnessOption = Annotated[
 OfOption = Annotated[
     str | None,
     typer.Option(
-        "--of",
+        "--about",
         metavar="IMAGE",
         show_default=False,
         help="The image, as its own registry names it, that the receipt has to be about; with a digest, also that digest.",
@@ -110,25 +110,27 @@ def write(
 def attach(
     ref: RemoteRefArgument,
     *,
+    witness: WitnessOption = None,
     access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Attach the receipt of what a tag resolves to now to the image, as a referrer.
 
-    `boltseal copy` and other tools carry it along to other registries. cosign verifies it with the registry's attestation key.
+    `boltseal copy` carries it along to other registries. cosign verifies it with the registry's attestation key.
     """
     with CommandOutput("ledger-receipt-attach", as_json=as_json) as output:
-        done = attach_receipt(Reference.parse(ref), access)
+        done = attach_receipt(Reference.parse(ref), _keys(witness), access)
         status = "attached" if done.added else "unchanged"
         output.add(status=status, referrer=str(done.referrer), **_fields(done.receipt))
         there = "attached" if done.added else "is attached already"
         output.print(f"{done.referrer} {there}: {_sentence(done.receipt)}")
+        _say_more(output, done.receipt)
 
 
 @ledger_receipt.command(
     "find",
     cls=HelpCommand,
-    epilog="Example: boltseal ledger receipt find docker.io/acme/app:1.4.2 --of registry.example.com/shop/app:1.4.2 "
+    epilog="Example: boltseal ledger receipt find docker.io/acme/app:1.4.2 --about registry.example.com/shop/app:1.4.2 "
     '--key "$(cat ledger.pub)"',
 )
 @takes_registry_options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,9 +83,16 @@ async def fetch_receipt(
 
 
 async def fetch_attestation(
-    transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
+    transport: Transport,
+    registry: str,
+    repository: Repository,
+    tag: Tag,
+    follow: Follow,
+    witnesses: Sequence[VerifierKey] = (),
 ) -> FetchedAttestation:
     """Return a statement about the entry that made a tag resolve to its digest.
+
+    `witnesses`: whose cosignatures are read; whether one is missing is left to the caller.
 
     1. The receipt of that entry is right (`fetch_receipt`), and the ledger's key was given.
     2. The statement is valid under that key, and is about the same entry.
@@ -103,7 +111,7 @@ async def fetch_attestation(
     index = fetched.receipt.index
     raw = await LedgerClient(transport, registry).attestation(index, repository)
     try:
-        verified = open_attestation(raw, key)
+        verified = open_attestation(raw, key, witnesses)
     except Invalid as error:
         raise RemoteMismatch(f"{registry}: the statement about entry {index} is invalid: {error.message}") from error
     if (verified.receipt.index, verified.receipt.entry) != (index, fetched.receipt.entry):

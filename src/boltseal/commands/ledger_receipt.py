@@ -20,7 +20,7 @@ from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.entry import CHANGES
 from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import VerifiedReceipt, open_receipt
-from boltseal.ledger.receipt_attestation import MAX_ATTESTATION_BYTES, open_attestation
+from boltseal.ledger.receipt_attestation import MAX_ATTESTATION_BYTES, is_attestation, open_attestation
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.signatures.public_keys import PublicKey
@@ -140,7 +140,7 @@ def verify_receipt(
         raise Invalid(f"{file} can't be read: {error.strerror}") from error
     try:
         signed_by = None
-        if raw.lstrip()[:1] == b"{":
+        if is_attestation(raw):
             stated = open_attestation(raw, key, witnesses)
             receipt, signed_by = stated.receipt, stated.key
         else:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from boltseal.client.ledger_trust import LedgerCheck
-from boltseal.client.receipts import fetch_attestation
+from boltseal.client.receipts import FetchedAttestation, fetch_attestation
 from boltseal.client.transport import Transport
 from boltseal.commands.ledger_receipt import check_resolves, contradiction, tag_of
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ask, ask_followed, followed
-from boltseal.errors import Invalid, NotFound
+from boltseal.errors import Invalid, NotFound, Unavailable
 from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import VerifiedReceipt
-from boltseal.ledger.receipt_attestation import VerifiedAttestation, open_attestation
+from boltseal.ledger.receipt_attestation import AttestationInvalid, VerifiedAttestation, open_attestation
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.transfer.receipt_referrers import attach, read_statements, receipt_manifest
+from boltseal.transfer.receipt_referrers import (
+    AttachedStatement,
+    ReceiptsUnread,
+    attach,
+    read_statements,
+    receipt_manifest,
+)
 from boltseal.transfer.remote import RepositoryLocation
 
 
@@ -53,33 +60,53 @@ class ReceiptSearch:
         return Outcome.DIFFERS if self.found is None else Outcome.HOLDS
 
 
-def attach_receipt(reference: Reference, options: RegistryOptions) -> AttachedReceipt:
+class NotCosigned(Unavailable):
+    """A witness has not cosigned the receipt, and may do so soon. Nothing was attached."""
+
+
+def attach_receipt(reference: Reference, witnesses: Sequence[VerifierKey], options: RegistryOptions) -> AttachedReceipt:
     """Attach a statement about what a tag resolves to now to the image, unless one about the same entry is attached.
 
-    Raises: ReferenceUnsuitable: no tag; NotFound: the tag resolves to another digest than the reference's; NotTrusted,
+    `witnesses`: keys of witnesses that must have cosigned it.
+
+    Raises: ReferenceUnsuitable: no tag; NotFound: the tag resolves to another digest than the reference's; NotCosigned, NotTrusted,
     LedgerBroken, RemoteRefused.
     """
     tag = tag_of(reference)
-    return ask(options, [reference.registry], lambda transport: _attach(options, transport, reference, tag))
+    return ask(options, [reference.registry], lambda transport: _attach(options, transport, reference, tag, witnesses))
 
 
-async def _attach(options: RegistryOptions, transport: Transport, reference: Reference, tag: Tag) -> AttachedReceipt:
+async def _attach(
+    options: RegistryOptions, transport: Transport, reference: Reference, tag: Tag, witnesses: Sequence[VerifierKey]
+) -> AttachedReceipt:
     def follow(registry: str) -> Awaitable[LedgerCheck]:
         return followed(options, transport, registry)
 
-    fetched = await fetch_attestation(transport, reference.registry, reference.repository, tag, follow)
+    fetched = await fetch_attestation(transport, reference.registry, reference.repository, tag, follow, witnesses)
     receipt = fetched.verified.receipt
     digest = check_resolves(reference, receipt)
+    missing = contradiction(receipt, witnesses, None)
+    if missing:
+        raise NotCosigned(f"the receipt of {reference.name}:{tag}: {missing}; repeat the command when it has")
     location = RepositoryLocation(transport, reference.registry, reference.repository)
-    async for referrer, raw in read_statements(location, digest):
-        try:
-            known = open_attestation(raw, fetched.key)
-        except Invalid:  # by a former key of the ledger, or by an attacker
-            continue
-        if (known.receipt.index, known.key) == (receipt.index, fetched.verified.key):
-            return AttachedReceipt(receipt, referrer, added=False)
+    with suppress(ReceiptsUnread):
+        async for each in read_statements(location, digest):
+            if _is_known(each, fetched, witnesses):
+                return AttachedReceipt(receipt, each.referrer, added=False)
     manifest = receipt_manifest(fetched.raw, receipt, await location.manifest(digest))
     return AttachedReceipt(receipt, await attach(location, fetched.raw, manifest), added=True)
+
+
+def _is_known(attached: AttachedStatement, fetched: FetchedAttestation, witnesses: Sequence[VerifierKey]) -> bool:
+    """Return whether a statement about the same entry, by the same key and with the same witnesses, is attached already."""
+    if attached.raw is None:
+        return False
+    try:
+        known = open_attestation(attached.raw, fetched.key, witnesses)
+    except Invalid:  # by a former key of the ledger, or by an attacker
+        return False
+    same = (known.receipt.index, known.key) == (fetched.verified.receipt.index, fetched.verified.key)
+    return same and not contradiction(known.receipt, witnesses, None)
 
 
 def find_receipt(
@@ -94,7 +121,8 @@ def find_receipt(
     `key`: of the ledger. `witnesses`: keys of witnesses that must have cosigned it. `expected`: the repository and tag in the ledger,
     if they are not those of `reference`.
 
-    Raises: ReferenceUnsuitable: no tag is expected; NotFound: there is no such image, or the digest of `expected` is another one.
+    Raises: ReferenceUnsuitable: no tag is expected; NotFound: there is no such image, or the digest of `expected` is another one;
+    ReceiptsUnread: none of those that are read proves it, and there are more.
     """
     expected = reference if expected is None else expected
     tag_of(expected)
@@ -122,16 +150,27 @@ async def _search(
 ) -> ReceiptSearch:
     found: list[FoundReceipt] = []
     refused: list[str] = []
-    async for referrer, raw in read_statements(location, digest):
-        try:
-            verified = open_attestation(raw, key, witnesses)
-            reason = contradiction(verified.receipt, witnesses, expected)
-        except Invalid as error:
-            reason = error.message
-        else:
-            if not reason:
-                found.append(FoundReceipt(verified, raw, referrer))
-        if reason:
-            refused.append(f"{referrer}: {reason}")
+    try:
+        async for each in read_statements(location, digest):
+            try:
+                found.append(_proven(each, key, witnesses, expected))
+            except Invalid as error:
+                refused.append(f"{each.referrer}: {error.message}")
+    except ReceiptsUnread:
+        if not found:
+            raise
     newest = max(found, key=lambda each: each.verified.receipt.index, default=None)
     return ReceiptSearch(digest, newest, tuple(refused))
+
+
+def _proven(
+    attached: AttachedStatement, key: VerifierKey, witnesses: Sequence[VerifierKey], expected: Reference
+) -> FoundReceipt:
+    """Verify an attached statement. Raises: Invalid: it does not prove what is expected."""
+    if attached.raw is None:
+        raise AttestationInvalid(attached.problem)
+    verified = open_attestation(attached.raw, key, witnesses)
+    reason = contradiction(verified.receipt, witnesses, expected)
+    if reason:
+        raise AttestationInvalid(reason)
+    return FoundReceipt(verified, attached.raw, attached.referrer)

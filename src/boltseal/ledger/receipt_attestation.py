@@ -16,7 +16,6 @@ The key announced last signs; statements of the keys before it stay valid. Pure.
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,18 +28,19 @@ from boltseal.errors import Invalid, quote
 from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.entry import CHANGES, MODE_SETTLING, Entry, EntryKind, format_time, parse
 from boltseal.ledger.note import VerifierKey
-from boltseal.ledger.proof import VerifiedReceipt, open_receipt, parse_receipt_unverified
+from boltseal.ledger.proof import MAX_RECEIPT_BYTES, VerifiedReceipt, open_receipt, parse_receipt_unverified
 from boltseal.oci.base64_text import decode_base64
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.signatures.dsse import IN_TOTO, STATEMENT_V1, Envelope, payload_of
 from boltseal.signatures.public_keys import PublicKey
 from boltseal.signatures.signed_image import SignedImage
-from boltseal.signatures.sigstore_bundle import BUNDLE, MAX_BUNDLE_BYTES, verify_bundle
+from boltseal.signatures.sigstore_bundle import BUNDLE, verify_bundle
 from boltseal.signatures.strict_json import parse_strict
 
 PREDICATE_TYPE: Final = "https://boltseal.dev/receipt/v1"
-MAX_ATTESTATION_BYTES: Final = MAX_BUNDLE_BYTES
+MAX_ATTESTATION_BYTES: Final = 4 * MAX_RECEIPT_BYTES
+"""Two receipts in base64, as a payload in base64 once more (32/9 of the longest receipt), and what is around them."""
 _USE: Final = "attestation"
 
 
@@ -66,6 +66,11 @@ class _Receipts(msgspec.Struct):
 class _Statement(msgspec.Struct, rename="camel"):
     predicate_type: str
     predicate: _Receipts
+
+
+class _Parts(msgspec.Struct):
+    predicate: dict[str, Any]
+    subject: Any
 
 
 class _Bundle(msgspec.Struct, rename="camel"):
@@ -138,6 +143,11 @@ def format_attestation(statement: bytes, signature: bytes, key: PublicKey) -> by
     return msgspec.json.encode({"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope})
 
 
+def is_attestation(raw: bytes) -> bool:
+    """Return whether a file is a bundle, which begins as JSON does, and not a tlog-proof. Nothing of it is verified."""
+    return raw.lstrip()[:1] == b"{"
+
+
 def open_attestation(raw: bytes, key: VerifierKey, witnesses: Sequence[VerifierKey] = ()) -> VerifiedAttestation:
     """Read a bundle and verify it with the ledger's key. Raises: an Invalid error at the first step that fails.
 
@@ -174,16 +184,17 @@ def open_attestation(raw: bytes, key: VerifierKey, witnesses: Sequence[VerifierK
 
 def _difference(payload: bytes, expected: bytes) -> str:
     """Return the first part in which a statement differs from the expected one."""
-    said, proven = (_parts(json.loads(each)) for each in (payload, expected))
-    for name, value in proven.items():
-        if said.get(name) != value:
-            return f"{name} is {quote(str(said.get(name)), 80)}; expected {quote(str(value), 80)}"
+    stated, proven = (
+        parse_strict(each, _Parts, "the statement", MAX_ATTESTATION_BYTES) for each in (payload, expected)
+    )
+    for name, value in proven.predicate.items():
+        other = stated.predicate.get(name)
+        if other != value:
+            shown = quote(str(other), 80) if isinstance(other, str | int) else "no text"
+            return f"{name} is {shown}; expected {quote(str(value), 80)}"
+    if stated.subject != proven.subject:
+        return "its subject is not the image under its tag"
     return "it has other parts, or another spelling"
-
-
-def _parts(statement: Mapping[str, Any]) -> dict[str, Any]:
-    rest = {name: value for name, value in statement.items() if name != "predicate"}
-    return {**statement["predicate"], **rest}
 
 
 def _pem(der_base64: str) -> bytes:

@@ -7,16 +7,17 @@
 
 cosign reads every referrer whose only layer is a bundle. The title of the layer is the name of the file that `oras pull` writes. The
 annotations help people to choose, and prove nothing. A registry, or a client that may push, can hide or add referrers: a
-receipt that is found counts only as far as it is verified.
+receipt that is found counts only as far as it is verified. At most MAX_READ referrers and MAX_READ_BYTES are read.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
-from boltseal.client.errors import RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.ledger.entry import format_time
 from boltseal.ledger.proof import VerifiedReceipt
 from boltseal.ledger.receipt_attestation import MAX_ATTESTATION_BYTES, PREDICATE_TYPE
@@ -32,8 +33,23 @@ TAG: Final = "dev.boltseal.receipt.tag"
 TITLE: Final = "org.opencontainers.image.title"
 FILE_NAME: Final = "receipt.sigstore.json"
 MAX_READ: Final = 200
-"""How many referrers of one image are read: any client that may push can add some."""
+MAX_READ_BYTES: Final = 32 * 1024 * 1024
 _EMPTY: Final = b"{}"
+_UNTYPED: Final = frozenset({None, "", OCI_EMPTY})
+"""Types by which a list may name a referrer of any type: cosign writes that of the config into fallback indexes."""
+
+
+class ReceiptsUnread(RemoteMismatch):
+    """More receipts are attached to an image than are read: any client that may push can add some."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedStatement:
+    """A referrer that is a receipt by its type. `raw`: its statement, unverified; None: it can't be read, as `problem` says."""
+
+    referrer: Digest
+    raw: bytes | None
+    problem: str = ""
 
 
 def receipt_manifest(statement: bytes, receipt: VerifiedReceipt, subject: Manifest) -> Manifest:
@@ -66,22 +82,43 @@ async def attach(target: ImageTarget, statement: bytes, manifest: Manifest) -> D
     return digest
 
 
-async def read_statements(source: ImageSource, subject: Digest) -> AsyncIterator[tuple[Digest, bytes]]:
-    """Yield the statements that are attached to an image, unverified, with the digests of their manifests.
+async def read_statements(source: ImageSource, subject: Digest) -> AsyncIterator[AttachedStatement]:
+    """Yield the receipts that are attached to an image, unverified; those whose bytes are not as listed as problems.
 
-    Raises: errors of the source, except that something is missing.
+    Raises: ReceiptsUnread: after the last one that is read, if there are more; errors of the source, except that something is
+    missing or wrong.
     """
-    referrers = await source.referrers(subject)
-    for listed in sorted(referrers, key=lambda each: each.artifact_type != ARTIFACT_TYPE)[:MAX_READ]:
+    listed = [each for each in await source.referrers(subject) if each.artifact_type in {ARTIFACT_TYPE, *_UNTYPED}]
+    listed.sort(key=lambda each: each.artifact_type != ARTIFACT_TYPE)
+    left = MAX_READ_BYTES
+    for number, each in enumerate(listed):
+        if number == MAX_READ or left <= 0:
+            raise ReceiptsUnread(
+                f"{source.title} lists more receipts of {subject} than are read ({MAX_READ}, of {MAX_READ_BYTES} bytes in all)"
+            )
         try:
-            manifest = await source.manifest(listed.digest)
-            if manifest.artifact_type != ARTIFACT_TYPE:  # the list may have another: cosign's fallback indexes do
-                continue
-            for layer in manifest.layers[:1]:
-                if layer.media_type == BUNDLE and layer.size <= MAX_ATTESTATION_BYTES:
-                    yield listed.digest, b"".join([piece async for piece in source.blob(layer)])
+            found = await _read(source, each.digest)
         except RemoteNotFound:
             continue
+        except RemoteMismatch as error:
+            found = AttachedStatement(each.digest, None, error.message)
+        if found is not None:
+            left -= len(found.raw or b"")
+            yield found
+
+
+async def _read(source: ImageSource, referrer: Digest) -> AttachedStatement | None:
+    """Read a referrer; None if it is no receipt by its type. Raises: errors of the source."""
+    manifest = await source.manifest(referrer)
+    if manifest.artifact_type != ARTIFACT_TYPE:
+        return None
+    if len(manifest.layers) != 1 or manifest.layers[0].media_type != BUNDLE:
+        return AttachedStatement(referrer, None, f"it has no single layer of type {BUNDLE}")
+    layer = manifest.layers[0]
+    if layer.size > MAX_ATTESTATION_BYTES:
+        problem = f"its statement has {layer.size} bytes; at most {MAX_ATTESTATION_BYTES} are read"
+        return AttachedStatement(referrer, None, problem)
+    return AttachedStatement(referrer, b"".join([piece async for piece in source.blob(layer)]))
 
 
 class _Pieces:

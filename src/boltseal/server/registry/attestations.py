@@ -52,15 +52,14 @@ def last_announced(snapshot: Snapshot) -> Announced:
     """Return the attestation key in force. Raises: NoAttestationKey."""
     head = ledger_store.head(snapshot)
     index = ledger_store.last_index(snapshot, "", "", {EntryKind.KEY_ANNOUNCED})
-    entry = None if index < 0 else parse(next(iter(ledger_store.lines(snapshot, index, batch=1))).line)
-    if (
-        head is None or entry is None or entry.registry != head.origin
-    ):  # of an origin before: the ledger of now announced none
-        raise NoAttestationKey(
-            "this registry signs no statements: its ledger has announced no attestation key; its operator makes one with "
-            "`boltseal ledger rotate --attestation`"
-        )
-    return Announced(index, announced_key(entry))
+    if head is not None and index >= 0:
+        entry = parse(next(iter(ledger_store.lines(snapshot, index, batch=1))).line)
+        if entry.registry == head.origin:  # else a ledger before this one announced it
+            return Announced(index, announced_key(entry))
+    raise NoAttestationKey(
+        "this registry signs no statements: its ledger has announced no attestation key; its operator makes one with "
+        "`boltseal ledger rotate --attestation`"
+    )
 
 
 class Attestations:
