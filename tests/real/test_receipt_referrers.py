@@ -152,8 +152,8 @@ def test_the_receipt_pulled_from_the_other_registry_is_verified_offline(
     run("oras", "pull", "--plain-http", "-o", tmp_path, f"{peer.address}/acme/app@{receipt['digest']}").checked()
     verify = ("ledger", "receipt", "verify", tmp_path / FILE_NAME, "--key", stated.key)
     state = {"BOLTSEAL_STATE": str(tmp_path / "empty")}
-    right = program.run(*verify, "--of", stated.image, environment=state)
-    other_tag = program.run(*verify, "--of", f"{stated.server.address}/shop/app:1.4.3", environment=state)
+    right = program.run(*verify, "--about", stated.image, environment=state)
+    other_tag = program.run(*verify, "--about", f"{stated.server.address}/shop/app:1.4.3", environment=state)
 
     assert right.code == 0, right.err
     assert f"{TAG} was created as sha256:" in right.out
@@ -165,11 +165,11 @@ def test_a_receipt_is_found_in_the_other_registry(stated: Stated, peer: Server, 
     """The tag of the copy is proven by the receipt; under its own name there, and with an image without one, it is not."""
     copied = f"{peer.address}/acme/app:1.4.2"
     find = ("ledger", "receipt", "find", "--key", stated.key)
-    right = program.run(*find, copied, "--of", stated.image, "-o", tmp_path / "found.json", "--json")
+    right = program.run(*find, copied, "--about", stated.image, "-o", tmp_path / "found.json", "--json")
     own_name = program.run(*find, copied)
     bare = image_layout(tmp_path / "bare", b"another")
     moved = stated.boltseal("copy", "--force", bare.source, copied.replace("1.4.2", "1.4.9"))
-    missing = program.run(*find, copied.replace("1.4.2", "1.4.9"), "--of", stated.image)
+    missing = program.run(*find, copied.replace("1.4.2", "1.4.9"), "--about", stated.image)
     again = program.run("ledger", "receipt", "verify", tmp_path / "found.json", "--key", stated.key)
 
     assert right.code == 0, right.err
