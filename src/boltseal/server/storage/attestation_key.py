@@ -28,6 +28,7 @@ from boltseal.signatures.public_keys import PublicKey
 _NAME: Final = "attestation.key"
 _NEXT: Final = "attestation.key.next"
 _LOCK: Final = "attestation.lock"
+_REMEDY: Final = "restore attestation.key in the folder of keys from a backup, or remove it and run `boltseal ledger rotate --attestation`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,11 @@ class AttestationKey:
         try:
             key = serialization.load_pem_private_key(self.pem, None)
         except (ValueError, TypeError) as error:
-            raise LedgerKeyUnreadable("the attestation key is no private key in PEM without a password") from error
+            raise LedgerKeyUnreadable(
+                f"the attestation key is no private key in PEM without a password; {_REMEDY}"
+            ) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise LedgerKeyUnreadable("the attestation key is not of type EC on P-256")
+            raise LedgerKeyUnreadable(f"the attestation key is not of type EC on P-256; {_REMEDY}")
         return key
 
     def __repr__(self) -> str:
