@@ -59,7 +59,7 @@ class Place:
         """Push images under tags of shop/app."""
 
         async def publish() -> None:
-            async with httpx2.AsyncClient(base_url=self.server.url, trust_env=False) as client:
+            async with httpx2.AsyncClient(base_url=self.server.url, trust_env=False, timeout=60) as client:
                 for tag, document in pushes:
                     answer = await push(client, "shop/app", tag, document)
                     await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
@@ -70,7 +70,7 @@ class Place:
         """Attach anything to an image, as a client may who can push."""
 
         async def attach() -> None:
-            async with httpx2.AsyncClient(base_url=self.server.url, trust_env=False) as client:
+            async with httpx2.AsyncClient(base_url=self.server.url, trust_env=False, timeout=60) as client:
                 for raw in statements:
                     made = referrer(subject, artifact_type, Blob(raw, BUNDLE))
                     answer = await push(client, "shop/app", made.digest, made)
@@ -118,7 +118,9 @@ def test_a_receipt_is_attached_once_for_each_entry(place: Place) -> None:
     place.trust()
     runs = [place.call("receipt", "attach", place.image(tag), "--json") for tag in ("1.4.2", "latest", "1.4.2")]
     rows = [each.json["results"][0] for each in runs]
-    listed = httpx2.get(f"{place.server.url}/v2/shop/app/referrers/{APP.digest}", trust_env=False).json()["manifests"]
+    listed = httpx2.get(f"{place.server.url}/v2/shop/app/referrers/{APP.digest}", trust_env=False, timeout=60).json()[
+        "manifests"
+    ]
 
     assert [each["status"] for each in rows] == ["attached", "attached", "unchanged"]
     assert rows[0]["referrer"] == rows[2]["referrer"]
@@ -231,7 +233,9 @@ def test_a_receipt_waits_for_a_witness_if_asked(place: Place) -> None:
     place.trust()
     witness = SigningKey("witness.example", b"w" * 32, COSIGNATURE).verifier
     run = place.call("receipt", "attach", place.image(), "--witness", str(witness))
-    listed = httpx2.get(f"{place.server.url}/v2/shop/app/referrers/{APP.digest}", trust_env=False).json()["manifests"]
+    listed = httpx2.get(f"{place.server.url}/v2/shop/app/referrers/{APP.digest}", trust_env=False, timeout=60).json()[
+        "manifests"
+    ]
 
     assert (run.code, listed) == (3, [])
     assert "witness.example did not cosign it; repeat the command" in run.err
