@@ -128,5 +128,6 @@ def test_a_receipt_travels_with_its_image(app: Layout, tmp_path: Path) -> None:
         reader.shell(f"boltseal ledger trust {server.address}{reader.here[' KEY']}").checked()
         printed = reader.play("docs/guides/receipts-beside-images.md", {})
 
-    assert printed.count(f"shop/app:1.4.2 was created as {app.digest}") == 4
+    # attach, find, find -o, verify, and the receipt as a file
+    assert printed.count(f"shop/app:1.4.2 was created as {app.digest}") == 5
     assert (tmp_path / "app.sigstore.json").exists()
