@@ -186,6 +186,20 @@ def artifact(
     return Document(to_json(body | more), OCI_MANIFEST, (empty, content), algorithm=algorithm)
 
 
+def referrer(subject: Document, artifact_type: str, *layers: Blob) -> Document:
+    """A referrer of an image: a manifest of a type with the empty config and these layers."""
+    empty = Blob(b"{}", OCI_EMPTY)
+    body = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": artifact_type,
+        "config": empty.descriptor(),
+        "layers": [each.descriptor() for each in layers],
+        "subject": subject.descriptor(),
+    }
+    return Document(to_json(body), OCI_MANIFEST, (empty, *layers))
+
+
 def signature(subject: Document, *signers: str, more_layers: Sequence[Blob] = ()) -> Document:
     """Return cosign's manifest for a `.sig` tag: one layer per signer, whose payload names the signed digest."""
     payloads = [

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
-from boltseal.client.ledger_trust import LedgerWatch, give_key
-from boltseal.client.receipts import HistoryBroken, fetch_receipt
+from boltseal.client.ledger_trust import LedgerWatch, NotTrusted, give_key
+from boltseal.client.receipts import FetchedAttestation, HistoryBroken, fetch_attestation, fetch_receipt
 from boltseal.client.state import ClientState
 from boltseal.ledger.entry import RECORDS, EntryKind
 from boltseal.ledger.proof import VerifiedReceipt, open_receipt
 from boltseal.oci.reference import Repository, Tag
+from tests.fakes.attestations import Attester
 from tests.fakes.ledger import A, B, FakeLedger, signing_key
 
 HOST = "reg.example:5000"
@@ -113,3 +114,48 @@ async def test_a_registry_without_a_ledger_has_no_receipts(ledger: FakeLedger, s
     ledger.status = 404
     with pytest.raises(HistoryBroken, match="shows no ledger"):
         await fetch(ledger, state)
+
+
+async def fetch_statement(ledger: FakeLedger, state: ClientState) -> FetchedAttestation:
+    transport = ledger.transport()
+    watch = LedgerWatch(state, transport, lambda: 1)
+    try:
+        return await fetch_attestation(transport, HOST, Repository("shop/app"), Tag("1.4.2"), watch.follow)
+    finally:
+        await transport.aclose()
+
+
+async def test_a_statement_is_passed_on_if_the_trusted_key_proves_it(ledger: FakeLedger, state: ClientState) -> None:
+    """The statement is about the entry by which the tag resolves now, and is returned byte for byte."""
+    give_key(state, HOST, KEY, 1)
+    attester = Attester()
+    ledger.statement = attester.attest(ledger, 2, attester.announce(ledger))
+    fetched = await fetch_statement(ledger, state)
+
+    assert (fetched.raw, fetched.key) == (ledger.statement, KEY)
+    assert (fetched.verified.receipt.index, fetched.verified.receipt.entry.digest) == (2, A)
+
+
+async def test_a_statement_needs_a_trusted_key(ledger: FakeLedger, state: ClientState) -> None:
+    """Without a key that the user was given, a statement could be by any ledger."""
+    attester = Attester()
+    ledger.statement = attester.attest(ledger, 2, attester.announce(ledger))
+    with pytest.raises(NotTrusted, match="boltseal ledger trust"):
+        await fetch_statement(ledger, state)
+
+
+async def test_a_statement_about_another_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """A registry that returns the valid statement of another tag is found out."""
+    give_key(state, HOST, KEY, 1)
+    attester = Attester()
+    ledger.statement = attester.attest(ledger, 1, attester.announce(ledger))
+    with pytest.raises(RemoteMismatch, match="is about another entry"):
+        await fetch_statement(ledger, state)
+
+
+async def test_an_invalid_statement_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """A statement that the ledger's key does not prove is not passed on."""
+    give_key(state, HOST, KEY, 1)
+    ledger.statement = Attester().attest(ledger, 2, Attester().announce(ledger))
+    with pytest.raises(RemoteMismatch, match="the statement about entry 2 is invalid"):
+        await fetch_statement(ledger, state)

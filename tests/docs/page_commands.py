@@ -146,8 +146,12 @@ PLAYS: Final[Mapping[str, Play]] = {
 
 RUN_ELSEWHERE: Final[Mapping[str, str]] = {
     "docs/getting-started/first-steps.md": "tests/real/engines/test_questions.py",
+    "docs/guides/docker-content-trust.md": "tests/real/test_signature_guides.py",
+    "docs/guides/from-cosign.md": "tests/real/test_signature_guides.py",
     "docs/guides/from-docker-registry.md": "tests/real/test_operators_pages.py",
+    "docs/guides/from-notation.md": "tests/real/test_signature_guides.py",
     "docs/guides/kubernetes.md": "tests/kube/test_guide.py",
+    "docs/guides/receipts-beside-images.md": "tests/real/test_signature_guides.py",
     "docs/operations/backup.md": "tests/real/test_operators_pages.py",
     "docs/operations/tls.md": "tests/real/test_operators_pages.py",
     "docs/operations/witness.md": "tests/attacks/test_witness_service.py",
@@ -211,6 +215,9 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         ("ln -s", "cd /srv/shop", "boltseal lock", "boltseal deploy --quadlet", "boltseal rollback --quadlet"),
         "needs systemd; tests/real/engines/test_quadlet.py runs these commands on a host with systemd and Podman",
     ),
+    "docs/guides/from-notation.md": {
+        "boltseal publish": "needs notation, which is not in Debian; tests/server/seal/test_required_certificates.py judges its signatures",
+    },
     "docs/guides/several-hosts.md": dict.fromkeys(
         ("boltseal deploy", "boltseal rollback", "boltseal release ls", "boltseal ps"),
         "needs several hosts; tests/real/engines/test_deploy_hosts.py runs such commands on two engines",

@@ -75,6 +75,7 @@ class FakeLedger:
     tag_proof_size: int | None = None
     tombstones: dict[tuple[str, str], str] = field(default_factory=dict)
     observations: FakeLedger | None = None
+    statement: bytes = b""
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -203,6 +204,8 @@ class FakeLedger:
             return Response(late or self.note())
         if path == "rotations":
             return JSONResponse({"receipts": [base64.b64encode(one).decode() for one in self.receipts]})
+        if path.startswith("attestation/"):
+            return Response(self.statement)
         if path.startswith("receipt/"):
             asked = int(path.removeprefix("receipt/"))
             signed = replace(self, key=self.receipts_by or self.key)

@@ -277,6 +277,7 @@ READS: Final = [
     get("the first tile", "/ledger/", "/ledger/tile/0/000"),
     get("the first entries", "/ledger/", "/ledger/tile/entries/000"),
     get("a receipt", "/ledger/", "/ledger/receipt/100"),
+    get("a statement, of which there is no key", "/ledger/", "/ledger/attestation/100", 404),
     get("rotations", "/ledger/", "/ledger/rotations"),
     get("the checkpoint of observations", "/ledger/observations/", "/ledger/observations/checkpoint", 404),
 ]

@@ -25,9 +25,9 @@ LEDGER: Final = Section(
                 ),
                 Command(
                     "ledger receipt",
-                    "Write or verify a proof of what a tag resolves to.",
+                    "Write, attach or verify a proof of what a tag resolves to.",
                     f"boltseal ledger receipt {_IMAGE} -o app.tlog-proof",
-                    keywords="proof evidence attestation offline verify",
+                    keywords="proof evidence attestation in-toto referrer offline verify",
                     group=True,
                 ),
                 Command(

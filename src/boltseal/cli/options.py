@@ -54,4 +54,8 @@ ObservationsOption = Annotated[
     bool,
     typer.Option("--observations", help="The log of observations (what upstream tags resolved to) instead."),
 ]
+AttestationOption = Annotated[
+    bool,
+    typer.Option("--attestation", help="The key that signs receipts as statements for other tools (cosign) instead."),
+]
 BackupArgument = Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The backup's folder.")]

@@ -21,6 +21,7 @@ from boltseal.ledger.entry import MAX_ENTRY_BYTES, EntryKind, IndexedLine
 from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion_path, prove
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.proof import MAX_RECEIPT_BYTES
+from boltseal.ledger.receipt_attestation import MAX_ATTESTATION_BYTES
 from boltseal.ledger.tag_proof import ShownEntry
 from boltseal.ledger.tiles import WIDTH, BundleId, TileId, TileInvalid, Tiles, needed, parse_bundle
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -101,6 +102,12 @@ class LedgerClient:
         """Return the receipt of one entry, unverified. Raises: RemoteNotFound."""
         scopes = frozenset() if repository is None else frozenset({f"repository:{repository}:pull"})
         return (await self._get(f"receipt/{index}", f"receipt {index}", MAX_RECEIPT_BYTES, scopes=scopes)).body
+
+    async def attestation(self, index: int, repository: Repository) -> bytes:
+        """Return the statement of one entry, unverified. Raises: RemoteNotFound: the registry signs no statements."""
+        scopes = frozenset({f"repository:{repository}:pull"})
+        what = f"the statement about entry {index}"
+        return (await self._get(f"attestation/{index}", what, MAX_ATTESTATION_BYTES, scopes=scopes)).body
 
     async def tiles(self, wanted: Iterable[TileId], size: int) -> Tiles:
         """Return these tiles of the tree over `size` entries, each of its full length. Raises: RemoteMismatch,

@@ -25,7 +25,7 @@ from boltseal.oci.digest import Digest
 
 if TYPE_CHECKING:
     from boltseal.host.scrub import evidence
-    from boltseal.ledger import note, proof
+    from boltseal.ledger import note, receipt_attestation
     from boltseal.lockfile import parse
     from boltseal.project import lock_file
 else:  # most scrubs have neither receipts nor a lock
@@ -33,7 +33,7 @@ else:  # most scrubs have neither receipts nor a lock
     lock_file = deferred("boltseal.project.lock_file")
     note = deferred("boltseal.ledger.note")
     parse = deferred("boltseal.lockfile.parse")
-    proof = deferred("boltseal.ledger.proof")
+    receipt_attestation = deferred("boltseal.ledger.receipt_attestation")
 
 MAX_RECEIPTS: Final = 1000
 _HEX: Final = frozenset("0123456789abcdef")
@@ -90,7 +90,7 @@ def receipts_of(options: ExpectationOptions) -> tuple[Expectation, ...]:
         raise Invalid("a receipt proves nothing without the key of its ledger; give --key, from the ledger's operator")
     if len(files) > MAX_RECEIPTS:
         raise Invalid(f"got {len(files)} receipts; at most {MAX_RECEIPTS} are read")
-    trusted, limit = note.VerifierKey.parse(options.key), proof.MAX_RECEIPT_BYTES
+    trusted, limit = note.VerifierKey.parse(options.key), receipt_attestation.MAX_ATTESTATION_BYTES
     return tuple(evidence.expectation_of_receipt(_read(file, "receipt", limit), trusted) for file in files)
 
 

@@ -51,6 +51,7 @@ class EntryKind(StrEnum):
     LOG_STARTED = "log.started"
     RULES_CHANGED = "rules.changed"
     KEY_ROTATED = "key.rotated"
+    KEY_ANNOUNCED = "key.announced"
     RECOVERED = "recovered"
     TAG_CREATED = "tag.created"
     TAG_MOVED = "tag.moved"

@@ -57,6 +57,7 @@ from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
+from boltseal.server.registry.attestations import Attestations
 from boltseal.server.registry.ledger_start import ask_witnesses, begin_ledger, ledger_name, resume
 from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.registry.readiness import Readiness, frozen_refusal, readiness
@@ -68,6 +69,7 @@ from boltseal.server.registry.witnesses import Witnesses
 from boltseal.server.server_events import ServerEvents
 from boltseal.server.settings import Settings
 from boltseal.server.state_gauges import outbox_state, upstream_state
+from boltseal.server.storage.attestation_key import AttestationKeys
 from boltseal.server.storage.certificate import check_certificate
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.coordination.factory import open_leases, open_locks
@@ -275,7 +277,6 @@ class Application(Starlette):
         self._endpoints[METRICS_PATH] = Metrics(self._observer, auth, self._gauges, metrics_for)
         self._endpoints[TOKEN_PATH] = TokenService(self._observer, auth, settings.name_resolver)
         public = settings.ledger.public
-        self._endpoints[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, auth, public=public)
         self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
             self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
@@ -285,6 +286,10 @@ class Application(Starlette):
             )
         if self._store is None or self._leases is None:
             raise AssertionError("the store is open before requests are served")
+        attestations = Attestations(self._store.database, registry.ledger, AttestationKeys(self._store.keys.folder))
+        self._endpoints[LEDGER_PREFIX] = LedgerApi(
+            self._observer, registry.ledger, auth, public=public, attestations=attestations
+        )
         admin = admin_api(self._observer, auth, api_settings, registry, settings, self._store, self._leases)
         self._endpoints[ADMIN_PREFIX] = admin
         host = (settings.base_url or "").partition("://")[2]

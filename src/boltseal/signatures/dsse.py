@@ -31,8 +31,9 @@ MAX_SUBJECTS: Final = 1000
 COSIGN_SIGNATURE: Final = "https://sigstore.dev/cosign/sign/v1"
 """The predicate type by which a statement is a plain signature of its subject, as `cosign sign` of version 3 makes it."""
 
-_IN_TOTO: Final = "application/vnd.in-toto+json"
-_STATEMENTS: Final = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})
+IN_TOTO: Final = "application/vnd.in-toto+json"
+STATEMENT_V1: Final = "https://in-toto.io/Statement/v1"
+_STATEMENTS: Final = frozenset({STATEMENT_V1, "https://in-toto.io/Statement/v0.1"})
 
 
 class _Signature(msgspec.Struct):
@@ -90,8 +91,8 @@ def verify_envelope(envelope: Envelope, image: SignedImage, key: PublicKey) -> S
 
 def payload_of(envelope: Envelope) -> bytes:
     """Return the payload of an envelope, unverified. Raises: SignatureInvalid, also if it is no in-toto statement by its type."""
-    if envelope.payload_type != _IN_TOTO:
-        raise SignatureInvalid(f"the envelope contains {quote(envelope.payload_type)}; expected {quote(_IN_TOTO)}")
+    if envelope.payload_type != IN_TOTO:
+        raise SignatureInvalid(f"the envelope contains {quote(envelope.payload_type)}; expected {quote(IN_TOTO)}")
     payload = decode_base64(envelope.payload)
     if payload is None:
         raise SignatureInvalid("the payload of the envelope is not base64")
@@ -100,7 +101,7 @@ def payload_of(envelope: Envelope) -> bytes:
 
 def signed_bytes(payload: bytes) -> bytes:
     """Return what the signature of an envelope with this statement is made over (DSSE's pre-authentication encoding)."""
-    return f"DSSEv1 {len(_IN_TOTO)} {_IN_TOTO} {len(payload)} ".encode() + payload
+    return f"DSSEv1 {len(IN_TOTO)} {IN_TOTO} {len(payload)} ".encode() + payload
 
 
 def read_statement(payload: bytes, image: SignedImage, signer: PublicKey | CertificateIdentity) -> Statement:

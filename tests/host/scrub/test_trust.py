@@ -19,6 +19,8 @@ from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from boltseal.oci.reference import Reference
+from tests.fakes.attestations import Attester
+from tests.fakes.ledger import FakeLedger
 from tests.host.scrub.receipts import KEY, receipt
 
 CONFIG = Digest.of(b"config")
@@ -140,6 +142,17 @@ def test_a_receipt_by_another_key_proves_nothing() -> None:
     """A receipt signed by another key proves nothing, since an attacker can make both."""
     with pytest.raises(Invalid):
         expectation_of_receipt(receipt(CONFIG), SigningKey(KEY.name, b"m" * 32).verifier)
+
+
+def test_a_statement_with_a_receipt_is_evidence_like_the_receipt() -> None:
+    """What was attached to an image, or written by --in-toto, is read too, and only under the key of the ledger."""
+    ledger, attester = FakeLedger(), Attester()
+    ledger.push("1.4.2", digest=str(Digest.of(MANIFEST)))
+    raw = attester.attest(ledger, 1, attester.announce(ledger))
+
+    assert expectation_of_receipt(raw, ledger.key.verifier).digest == Digest.of(MANIFEST)
+    with pytest.raises(Invalid, match="none of the trusted keys"):
+        expectation_of_receipt(raw, KEY.verifier)
 
 
 def test_a_receipt_of_a_deletion_is_refused() -> None:

@@ -89,7 +89,7 @@ async def test_all_pages_have_strict_headers_and_one_stylesheet(shop: Serving) -
 
 def test_every_kind_of_entry_about_a_tag_has_a_name() -> None:
     """A page names each kind of entry that the history of a tag can have, and knows no reason that does not exist."""
-    assert {*EVENTS} == {*EntryKind} - OF_EVERY_LOG - {EntryKind.RULES_CHANGED}
+    assert {*EVENTS} == {*EntryKind} - OF_EVERY_LOG - {EntryKind.RULES_CHANGED, EntryKind.KEY_ANNOUNCED}
     assert {*REASONS} <= {*RefusalReason}
 
 

@@ -9,6 +9,7 @@ from boltseal.host.scrub.trust import Expectation, Level
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import open_receipt
+from boltseal.ledger.receipt_attestation import is_attestation, open_attestation
 from boltseal.lockfile.document import Lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
@@ -23,11 +24,11 @@ class ReceiptWithoutTag(Invalid):
 
 
 def expectation_of_receipt(raw: bytes, key: VerifierKey) -> Expectation:
-    """Return the digest that a receipt proves for a tag.
+    """Return the digest that a receipt proves for a tag. `raw`: a tlog-proof, or a statement (`ledger.receipt_attestation`).
 
     Raises: Invalid: if the receipt is not valid; ReceiptWithoutTag: if its entry does not resolve a tag.
     """
-    verified = open_receipt(raw, key)
+    verified = open_attestation(raw, key).receipt if is_attestation(raw) else open_receipt(raw, key)
     entry = verified.entry
     if entry.kind not in _TAG_ENTRIES or not entry.digest:
         raise ReceiptWithoutTag(f"the receipt's entry does not resolve a tag (got {entry.kind}, expected a tag entry)")

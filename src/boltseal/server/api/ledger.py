@@ -4,10 +4,11 @@
     /ledger/tile/<L>/<N>[.p/<W>]          hashes
     /ledger/tile/entries/<N>[.p/<W>]      entries; needs the right `ledger`
     /ledger/receipt/<index>               one entry with its proof; needs the right to pull from its repository
+    /ledger/attestation/<index>           the same as a statement that the attestation key signs (`ledger.receipt_attestation`)
     /ledger/rotations                     the key rotations, as receipts
     /ledger/tags                          POST: the entries that prove what tags resolve to (`server.api.tag_entries`)
 
-The log of observations of upstreams' tags is the same under /ledger/observations/.
+The log of observations of upstreams' tags is the same under /ledger/observations/, without statements.
 
 Checkpoint and hashes reveal only the number of entries; rotations also who changed the key and why. They need any
 login, or none with `[ledger] public`. Entries contain repositories, people and reasons. Full tiles never change.
@@ -35,7 +36,9 @@ from boltseal.server.api.http_application import READS, HttpApplication
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.tag_entries import tag_entries
+from boltseal.server.registry.attestations import Attestations
 from boltseal.server.registry.ledger import Ledger
+from boltseal.signatures.sigstore_bundle import BUNDLE
 
 PREFIX: Final = "/ledger/"
 OBSERVATIONS_PREFIX: Final = "/ledger/observations/"
@@ -45,16 +48,27 @@ _ANY_ORIGIN: Final[Headers] = ((b"access-control-allow-origin", b"*"),)
 
 
 class LedgerApi(HttpApplication):
-    """Serves one log under `prefix`. `public`: checkpoint, hashes and rotations need no login."""
+    """Serves one log under `prefix`. `public`: checkpoint, hashes and rotations need no login.
+
+    `attestations`: makes statements; None: this log has none.
+    """
 
     def __init__(
-        self, observer: RequestLog, ledger: Ledger, auth: RequestAuth, *, public: bool, prefix: str = PREFIX
+        self,
+        observer: RequestLog,
+        ledger: Ledger,
+        auth: RequestAuth,
+        *,
+        public: bool,
+        prefix: str = PREFIX,
+        attestations: Attestations | None = None,
     ) -> None:
         super().__init__(observer)
         self._prefix = prefix
         self._ledger = ledger
         self._auth = auth
         self._public = public
+        self._attestations = attestations
 
     def _cors_headers(self, *, public: bool = True) -> Headers:
         """Return the headers with which pages of other origins may read a response that every client may read."""
@@ -86,9 +100,13 @@ class LedgerApi(HttpApplication):
             receipts = [base64.b64encode(receipt).decode() for receipt in await self._ledger.rotations()]
             return responses.with_body(json.dumps({"receipts": receipts}).encode(), extra=self._cors_headers())
         kind, _, rest = path.partition("/")
-        if kind == "receipt" and rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS:
-            request.route = f"{self._prefix}receipt/{{index}}"
-            return await self._receipt(request, int(rest))
+        if rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS:
+            if kind == "receipt":
+                request.route = f"{self._prefix}receipt/{{index}}"
+                return await self._receipt(request, int(rest))
+            if kind == "attestation" and self._attestations is not None:
+                request.route = f"{self._prefix}attestation/{{index}}"
+                return await self._statement(request, int(rest), self._attestations)
         return await self._tile(request, path)
 
     async def _admit(self, request: Request) -> None:
@@ -116,12 +134,21 @@ class LedgerApi(HttpApplication):
         )
 
     async def _receipt(self, request: Request, index: int) -> Response:
+        repository = await self._admit_to(request, index)
+        open_to_all = any(glob.matches(repository) for glob in self._auth.access.grants.anonymous_pull)
+        extra = self._cors_headers(public=bool(repository) and open_to_all)
+        return responses.with_body(await self._ledger.receipt(index), responses.TEXT, extra=extra)
+
+    async def _statement(self, request: Request, index: int, attestations: Attestations) -> Response:
+        await self._admit_to(request, index)
+        return responses.with_body(await attestations.statement(index), BUNDLE)
+
+    async def _admit_to(self, request: Request, index: int) -> str:
+        """Check the right to read an entry, and return its repository, "" if it is about none."""
         await self._auth.admit_any(request)
         entry = await self._ledger.entry(index)
         if entry.repository:
             await self._auth.admit_to_entry(request, index, Repository(entry.repository))
         else:
             await self._auth.admit_to_entries(request)
-        open_to_all = any(glob.matches(entry.repository) for glob in self._auth.access.grants.anonymous_pull)
-        extra = self._cors_headers(public=bool(entry.repository) and open_to_all)
-        return responses.with_body(await self._ledger.receipt(index), responses.TEXT, extra=extra)
+        return entry.repository

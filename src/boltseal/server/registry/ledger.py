@@ -7,7 +7,7 @@ exception: it includes them, because the registry already resolves the tag by th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar, Final
@@ -138,14 +138,23 @@ class Ledger:
         Raises:
             NotInLedger: the signed log has no such entry.
         """
+        return (await self.receipts([index]))[0]
 
-        def query(snapshot: Snapshot) -> bytes:
+    async def receipts(self, indices: Sequence[int]) -> list[bytes]:
+        """Return the receipts of entries under one checkpoint: a witnessed one if that has all of them.
+
+        Raises:
+            NotInLedger: the signed log lacks one of the entries.
+        """
+
+        def query(snapshot: Snapshot) -> list[bytes]:
             head = self._head(snapshot)
             witnessed = ledger_tree.head(snapshot, ledger_tree.WITNESSED, self._log)
-            if witnessed is not None and index < witnessed.size:
+            if witnessed is not None and max(indices) < witnessed.size:
                 head = witnessed
-            self._line(snapshot, index)
-            return receipt_of(snapshot, index, head.size, head.note, self._log)
+            for index in indices:
+                self._line(snapshot, index)
+            return [receipt_of(snapshot, index, head.size, head.note, self._log) for index in indices]
 
         return await self._database.read(query)
 

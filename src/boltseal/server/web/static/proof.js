@@ -186,7 +186,9 @@ async function openCheckpoint(bytes, key) {
 const KEYS = "v kind time registry repository tag digest type size was previous actor reason salt extra".split(" ");
 const RESOLVING = ["tag.created", "tag.moved", "tag.sealed", "tag.unsealed", "tag.restored", "observed", "accepted"];
 const REMOVING = ["tag.deleted", "tag.purged", "tag.expired"];
-const OTHERS = ["log.started", "rules.changed", "key.rotated", "recovered", "held", "built", "rebuild.requested", "released"];
+const OTHERS = [
+  "log.started", "rules.changed", "key.rotated", "key.announced", "recovered", "held", "built", "rebuild.requested", "released",
+];
 const PART = "[a-z0-9]+(?:(?:\\.|_|__|-+)[a-z0-9]+)*";
 const REPOSITORY = new RegExp(`^${PART}(?:/${PART})*$`);
 const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
