@@ -6,6 +6,7 @@ The lies of a statement (another digest) and of a reader (another payload) are i
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from hashlib import sha256
@@ -14,9 +15,11 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from msgspec.structs import replace
 
-from boltseal.keyless.process import Answer, Result, verify
+from boltseal.keyless.process import Result, RootResult, verify
 from boltseal.oci.digest import Digest
+from boltseal.signatures.signed_image import TimeSource
 from tests.signatures.signers import Private, encoded, statement
 from tests.signatures.sigstore_services import IDENTITY, ISSUER, Authority, Signing, TimeStampAuthority, pae
 
@@ -31,13 +34,25 @@ def stamping(tmp_path: Path) -> Authority:
     return Authority(TimeStampAuthority.at(tmp_path / "time"))
 
 
-def verified(bundle: dict[str, Any], authority: Authority = AUTHORITY) -> Result:
-    """Return the result for one bundle under the root of the services."""
-    answer = verify(authority.trusted_root(), [encoded(bundle)])
-    (result,) = answer.results
+def lines(root: bytes, *bundles: bytes) -> list[RootResult | Result]:
+    """Return what the process prints, line by line."""
+    sent: list[RootResult | Result] = []
+    verify(root, list(bundles), sent.append)
+    return sent
 
-    assert answer.root_refused == ""
+
+def timed(bundle: dict[str, Any], authority: Authority = AUTHORITY) -> Result:
+    """Return the result for one bundle under the root of the services."""
+    root, result = lines(authority.trusted_root(), encoded(bundle))
+
+    assert root == RootResult("")
+    assert isinstance(result, Result)
     return result
+
+
+def verified(bundle: dict[str, Any], authority: Authority = AUTHORITY) -> Result:
+    """Return the result without its time."""
+    return replace(timed(bundle, authority), time=None, time_from=TimeSource.LOG)
 
 
 def signed(how: Signing, authority: Authority = AUTHORITY) -> Result:
@@ -60,6 +75,24 @@ def test_a_time_stamp_proves_the_time(stamping: Authority, rekor: Any) -> None:
     how = Signing(stamped=True, rekor=rekor, integrated_s=0 if rekor == 1 else None)
 
     assert signed(how, stamping) == GOOD
+
+
+def test_the_time_is_that_of_the_log(stamping: Authority) -> None:
+    """It is the log's promise, else that of the only time stamp; a bundle with two time stamps has none."""
+    promised = AUTHORITY.bundle(PAYLOAD, Signing(integrated_s=-100))
+    stamped = stamping.bundle(PAYLOAD, Signing(rekor=2, integrated_s=None, stamped=True))
+    first = timed(stamped, stamping)
+    stamps = stamped["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"]
+    signature = b64decode(stamped["dsseEnvelope"]["signatures"][0]["sig"])
+    assert stamping.time is not None
+    stamps.append({"signedTimestamp": b64encode(stamping.time.stamp(signature)).decode()})
+    log = timed(promised)
+
+    assert (log.time, log.time_from) == (int(entry_of(promised)["integratedTime"]), TimeSource.LOG)
+    assert first.time_from == TimeSource.TIME_STAMP
+    assert first.time is not None
+    assert abs(first.time - time.time()) < 600
+    assert timed(stamped, stamping).time is None
 
 
 def test_an_e_mail_address_is_an_identity() -> None:
@@ -234,10 +267,11 @@ def test_a_root_that_does_not_trust_the_services_refuses_all() -> None:
 def test_one_bad_bundle_does_not_spoil_the_others() -> None:
     """Results are in the order of the bundles."""
     good = encoded(AUTHORITY.bundle(PAYLOAD))
-    answer = verify(AUTHORITY.trusted_root(), [b"no JSON", good, b"[" * 100_000, b"{}"])
+    _, *found = lines(AUTHORITY.trusted_root(), b"no JSON", good, b"[" * 100_000, b"{}")
+    results = [replace(each, time=None) for each in found if isinstance(each, Result)]
 
-    assert [each == GOOD for each in answer.results] == [False, True, False, False]
-    assert all(each.refused and len(each.refused) <= 210 for each in answer.results if each != GOOD)
+    assert [each == GOOD for each in results] == [False, True, False, False]
+    assert all(each.refused and len(each.refused) <= 210 for each in results if each != GOOD)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +280,7 @@ def test_one_bad_bundle_does_not_spoil_the_others() -> None:
 def test_a_root_that_cannot_be_used_is_no_refusal_of_a_bundle(change: dict[str, Any]) -> None:
     """Nothing is known about the bundle then."""
     root = encoded(json.loads(AUTHORITY.trusted_root()) | change)
-    answer = verify(root, [encoded(AUTHORITY.bundle(PAYLOAD))])
+    (answer,) = lines(root, encoded(AUTHORITY.bundle(PAYLOAD)))
 
-    assert answer == Answer(root_refused=answer.root_refused)
+    assert isinstance(answer, RootResult)
     assert answer.root_refused

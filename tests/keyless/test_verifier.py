@@ -19,7 +19,7 @@ from boltseal.policy.requirements import StoredEvidence
 from boltseal.signatures.dsse import ENVELOPE
 from boltseal.signatures.evidence import EvidenceLayer
 from boltseal.signatures.keyless_bundle import RefusedBundle, VerifiedBundle
-from boltseal.signatures.signed_image import CertificateIdentity
+from boltseal.signatures.signed_image import CertificateIdentity, TimeSource
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.trusted_root import TrustedRoot
 from tests.signatures.signers import Signer, encoded, statement
@@ -57,12 +57,16 @@ async def test_each_bundle_is_verified_under_each_root() -> None:
     keyed = encoded(Signer.on_p256().bundle(PAYLOAD))
     evidence = [*stored(SIGNED, keyed, b"no JSON"), StoredEvidence(Digest.of(b"e"), (EvidenceLayer(ENVELOPE, SIGNED),))]
     results = await KeylessVerifier().results([ROOT, OTHER_ROOT], evidence)
-    refused = results[checked(OTHER_ROOT, SIGNED)]
+    refused, proven = results[checked(OTHER_ROOT, SIGNED)], results[checked(ROOT, SIGNED)]
 
     assert results.keys() == {checked(ROOT, SIGNED), checked(OTHER_ROOT, SIGNED)}
-    assert results[checked(ROOT, SIGNED)] == VerifiedBundle(
-        CertificateIdentity((IDENTITY,), ISSUER), sha256(pae(PAYLOAD)).hexdigest()
+    assert isinstance(proven, VerifiedBundle)
+    assert (proven.identity, proven.signed) == (
+        CertificateIdentity((IDENTITY,), ISSUER),
+        sha256(pae(PAYLOAD)).hexdigest(),
     )
+    assert proven.time is not None
+    assert proven.time.source == TimeSource.LOG
     assert isinstance(refused, RefusedBundle)
     assert refused.why
 
@@ -92,7 +96,7 @@ async def test_a_refusal_is_remembered_for_a_while(
     program: Callable[[str], str], tmp_path: Path, refused_s: float, starts: int
 ) -> None:
     """A trusted root may have a key that is valid later, and a clock may be set: then a bundle is verified again."""
-    refusal = 'echo \'{"results": [{"refused": "not yet"}]}\''
+    refusal = f'{READY}; echo \'{{"refused": "not yet"}}\''
     lines = f"[ -e {tmp_path}/asked ] || {{ touch {tmp_path}/asked; cat > /dev/null; {refusal}; exit; }}\n"
     verifier = KeylessVerifier(python=program(f'{lines}exec {sys.executable} "$@"'), refused_s=refused_s)
     first = await verifier.results([ROOT], stored(SIGNED))
@@ -114,15 +118,17 @@ async def test_results_that_were_forgotten_meanwhile_are_not_missing() -> None:
     assert all(isinstance(result, VerifiedBundle) for each in found for result in each.values())
 
 
+READY = 'cat > /dev/null; echo \'{"root_refused": ""}\''
+"""A process that accepts every root."""
 FAILURES = {
     "it dies": ("kill -9 $$", "ended with signal 9"),
     "it fails": ("exit 3", "ended with 3"),
-    "it hangs": ("exec sleep 600", "did not end within 1 s"),
+    "it hangs": ("exec sleep 600", "did not answer within 1 s"),
+    "it hangs later": (f"{READY}; exec sleep 600", "did not answer within 1 s"),
     "it says nothing": ("cat > /dev/null", "did not answer with results"),
     "it says something else": ("echo verified", "did not answer with results"),
-    "more than results": ('echo \'{"results": [], "trusted": true}\'', "did not answer with results"),
-    "too few results": ("echo '{\"results\": []}'", "another number of signatures"),
-    "endless": ("exec cat /dev/zero", "more than 4194304 bytes"),
+    "more than results": ('echo \'{"root_refused": "", "trusted": true}\'', "did not answer with results"),
+    "endless": ("exec cat /dev/zero", "a line of more than 262144 bytes"),
     "no root": ('echo \'{"root_refused": "unreadable"}\'', "the trusted root can't be used: unreadable"),
 }  # fmt: skip
 
@@ -148,12 +154,84 @@ async def test_a_program_that_is_gone_is_no_result(tmp_path: Path) -> None:
 
 async def test_a_result_without_a_proof_is_a_refusal(program: Callable[[str], str]) -> None:
     """A result that says neither what was signed nor why not is none that passes."""
-    verifier = KeylessVerifier(
-        python=program('cat > /dev/null; echo \'{"results": [{"names": ["release@acme.example"]}]}\'')
-    )
+    verifier = KeylessVerifier(python=program(f'{READY}; echo \'{{"names": ["release@acme.example"]}}\''))
     results = await verifier.results([ROOT], stored(SIGNED))
 
     assert results[checked(ROOT, SIGNED)] == RefusedBundle("the process gave no reason")
+
+
+ENDS = {
+    "dies": ("kill -9 $$", "its process ended with signal 9"),
+    "fails": ("exit 3", "its process ended with 3"),
+    "ends": ("exit 0", "its process did not answer with results"),
+    "stalls": ("exec sleep 600", "its process did not answer within 2 s"),
+    "talks": ("echo verified", "its process did not answer with results"),
+    "is endless": ("exec cat /dev/zero", "its process answered with a line of more than 262144 bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "why"), ENDS.values(), ids=ENDS.keys())
+async def test_a_process_that_fails_at_its_first_bundle_refuses_it(
+    program: Callable[[str], str], lines: str, why: str
+) -> None:
+    """The process had read the root, so the bundle is the cause. It is no evidence, and never a pass."""
+    verifier = KeylessVerifier(python=program(f"{READY}; {lines}"), stall_s=2)
+    results = await verifier.results([ROOT], stored(SIGNED))
+
+    assert results == {checked(ROOT, SIGNED): RefusedBundle(f"the bundle can't be verified: {why}")}
+
+
+OTHERS = [encoded(AUTHORITY.bundle(encoded(statement(Digest.of(text))))) for text in (b"one", b"two")]
+HOSTILE = {
+    "kills": ("os.kill(os.getpid(), 9)", 0),
+    "is the second": ("os.kill(os.getpid(), 9)", 1),
+    "is the last": ("os.kill(os.getpid(), 9)", 2),
+    "loops": ("sum(range(10**12))", 0),
+    "sleeps": ("time.sleep(600)", 0),
+    "uses the memory": ("bytearray(3 * 1024**3)", 0),
+}
+
+
+@pytest.mark.parametrize(("attack", "at"), HOSTILE.values(), ids=HOSTILE.keys())
+async def test_one_hostile_bundle_is_refused_and_the_others_are_verified(
+    program: Callable[[str], str], tmp_path: Path, attack: str, at: int
+) -> None:
+    """Wherever it stands: as if the library had a defect that this bundle makes use of."""
+    hostile = encoded(AUTHORITY.bundle(encoded(statement(Digest.of(b"hostile")))))
+    bundles = [*OTHERS[:at], hostile, *OTHERS[at:]]
+    code = (
+        "import os, sys, time\n"
+        "from boltseal.keyless import process\n"
+        "process.BUNDLE_CPU_S = 1.0\n"
+        "verify = process._verify\n"
+        f"def with_a_defect(under, raw):\n    if raw == {hostile!r}:\n        {attack}\n    return verify(under, raw)\n"
+        "process._verify = with_a_defect\n"
+        "sys.exit(process.main())\n"
+    )
+    (tmp_path / "hostile.py").write_text(code)
+    verifier = KeylessVerifier(
+        python=program(f"exec {sys.executable} {tmp_path}/hostile.py"), stall_s=10, timeout_s=300
+    )
+    results = await verifier.results([ROOT], stored(*bundles))
+    refused = results[checked(ROOT, hostile)]
+
+    assert isinstance(refused, RefusedBundle)
+    assert refused.why.startswith("the bundle can't be verified: its process ")
+    assert all(isinstance(results[checked(ROOT, each)], VerifiedBundle) for each in OTHERS)
+    assert len((tmp_path / "starts").read_text().splitlines()) == [2, 3, 2][at]
+
+
+async def test_what_is_verified_before_the_time_is_over_counts(program: Callable[[str], str], tmp_path: Path) -> None:
+    """The rest has no result, and the next call continues with it."""
+    refusal = 'echo \'{"refused": "no"}\''
+    lines = f"{READY}; {refusal}; [ -e {tmp_path}/again ] || exec sleep 600"
+    verifier = KeylessVerifier(timeout_s=2, python=program(lines))
+    first = await verifier.results([ROOT], stored(*OTHERS))
+    (tmp_path / "again").touch()
+    both = await verifier.results([ROOT], stored(*OTHERS))
+
+    assert first == {checked(ROOT, OTHERS[0]): RefusedBundle("no")}
+    assert both == {checked(ROOT, each): RefusedBundle("no") for each in OTHERS}
 
 
 LIMITS = {

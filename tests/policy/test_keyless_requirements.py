@@ -18,6 +18,7 @@ from boltseal.policy.requirements import (
     EvidenceVerdict,
     Requirement,
     RequirementInvalid,
+    SignedBy,
     StoredEvidence,
     TrustedKey,
     judge_evidence,
@@ -183,10 +184,23 @@ def test_findings_name_who_signed() -> None:
     stored = bundle(V1, {"runDetails": {"builder": {"id": BUILDER}}})
     signer = KeylessSigner.parse(f"{WORKFLOW}*", ISSUER, TrustedRoot(ROOT))
     key = TrustedKey("release.pub", RELEASE.key)
-    (found,) = evidence_findings([key, signer], IMAGE, [stored], by(f"{WORKFLOW}v1", stored))
+    required = [SignedBy(key), SignedBy(signer)]
+    (found,) = evidence_findings(required, IMAGE, [stored], keyless=by(f"{WORKFLOW}v1", stored))
+    (unknown,) = evidence_findings(required, IMAGE, [stored])
 
-    assert (found.signer, found.kind, found.builder) == (signer, "attestation", BUILDER)
-    assert str(found.signer) == f"{WORKFLOW}* of {ISSUER}"
+    assert (found.signer, found.kind, found.builder) == (f"{WORKFLOW}v1 of {ISSUER}", "attestation", BUILDER)
+    assert (unknown.verdict, unknown.why) == ("unknown", "a keyless signature was not verified; try again")
+
+
+def test_a_result_that_is_missing_matters_only_where_nothing_else_holds() -> None:
+    """A signature that could not be verified neither helps nor harms an image that another signature is enough for."""
+    stored, other = bundle(), bundle(V1, {"more": 1})
+    known = by(f"{WORKFLOW}v1", stored)
+    verdict = judge_evidence(parsed(WHO), IMAGE, [other, stored], keyless=known)
+
+    assert verdict.manifests == (stored.manifest,)
+    with pytest.raises(KeylessNotVerified):
+        judge_evidence(parsed(WHO), IMAGE, [other], keyless=known)
 
 
 MISTAKES = {

@@ -106,12 +106,15 @@ def test_a_certificate_is_one_of_several_alternatives() -> None:
 
 
 def test_the_signature_is_listed_among_the_evidence() -> None:
-    """Under a key it is not verified, and the reason says so."""
+    """Under a key it is not verified, and the reason says so. An authority's reason comes first, also after a key."""
     key = TrustedKey("release.pub", RELEASE.key)
-    (finding,) = evidence_findings([key], IMAGE, [SIGNED])
+    (finding,) = evidence_findings([SignedBy(key)], IMAGE, [SIGNED])
 
-    assert (finding.kind, finding.media_type) == ("", JWS)
+    assert (finding.kind, finding.format, finding.media_type) == ("", "Notation JWS", JWS)
     assert "by a certificate" in finding.why
+    (other,) = evidence_findings([SignedBy(key), *parsed(CA)], IMAGE, [SIGNED], now_us=1)
+
+    assert "valid from" in other.why
     assert SignedBy(key).signer_name == "release.pub"
     assert [each.signer_name for each in parsed(CA) if isinstance(each, CertifiedBy)] == ["ca.pem"]
 

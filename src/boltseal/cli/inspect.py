@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from boltseal.cli.evidence_table import evidence_json, print_evidence
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
 from boltseal.cli.remote import LOCATION_HELP, SIGNED_BY_HELP, takes_registry_options
 from boltseal.commands.contents_diff import installed
 from boltseal.commands.image_contents import ImageContents
-from boltseal.commands.inspect import VerifiedEvidence, inspect_image
+from boltseal.commands.inspect import inspect_image
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import counted
@@ -45,9 +46,9 @@ def inspect(
 
     Downloads only the manifests and the config, and verifies their digests. On Docker Hub it counts as one pull.
     --packages also downloads the layers, at most 2 GiB, and unpacks nothing on the disk. --signed-by downloads the signatures
-    and attestations, and shows for each which signer it is by, or why by none of them.
+    and attestations, and shows for each its signer, its time, and whether it is verified, or why not.
 
-    Exit code 1: a signer of --signed-by has not signed the image. Exit code 3: --packages could not find out the packages, or a
+    Exit code 1: the image lacks a signature of --signed-by. Exit code 3: --packages could not find out the packages, or a
     signature could not be verified.
     """
     with CommandOutput("inspect", as_json=as_json) as output:
@@ -62,7 +63,7 @@ def inspect(
             settles=settles or None,
             **_fields(found),
             **_packages_json(contents),
-            **_evidence_json(evidence),
+            **evidence_json(evidence),
         )
         if settles:
             output.print(f"settling    the tag is not sealed before {_clean(settles)}")
@@ -71,41 +72,7 @@ def inspect(
         if contents is not None:
             _print_packages(output, contents)
         if evidence is not None:
-            _print_evidence(output, evidence)
-
-
-def _evidence_json(evidence: VerifiedEvidence | None) -> dict[str, Any]:
-    if evidence is None:
-        return {}
-    findings = [
-        {
-            "digest": str(each.manifest),
-            "media_type": each.media_type,
-            "status": "not-verified" if each.signer is None else "verified",
-            "kind": each.kind or None,
-            "key": None if each.signer is None else str(each.signer),
-            "predicate_type": each.predicate_type,
-            "builder": each.builder or None,
-            "reason": each.why or None,
-        }
-        for each in evidence.findings
-    ]
-    return {"evidence": findings, "missing": list(evidence.missing)}
-
-
-def _print_evidence(output: CommandOutput, evidence: VerifiedEvidence) -> None:
-    for each in evidence.findings:
-        if each.signer is None:
-            verdict = f"not verified: {_clean(each.why)}"
-        else:
-            what = "" if each.predicate_type is None else f" {_clean(each.predicate_type)}"
-            builder = f" of builder {_clean(each.builder)}" if each.builder else ""
-            verdict = f"{each.kind}{what}{builder} by {_clean(str(each.signer))}"
-        output.print(f"evidence    {each.manifest}  {verdict}")
-    for what in evidence.missing:
-        output.print(f"missing     {_clean(what)}")
-    if evidence.missing:
-        output.outcome = output.outcome.worse(Outcome.DIFFERS)
+            print_evidence(output, evidence)
 
 
 def _packages_json(contents: ImageContents | None) -> dict[str, Any]:

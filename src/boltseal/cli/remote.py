@@ -16,7 +16,10 @@ from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import counted
 
 LOCATION_HELP: Final = "An image of a registry, oci:FOLDER:TAG, docker-archive:FILE, or docker-daemon:IMAGE."
-SIGNED_BY_HELP: Final = "A public key (PEM), or identity=NAME,issuer=URL,trusted_root=FILE, that must have signed the image. Repeat for several."
+SIGNED_BY_HELP: Final = (
+    "A signature that the image must have: a public key (PEM); identity=NAME,issuer=URL,trusted_root=FILE; ca=FILE,subject=NAME; "
+    "or a table of require. Repeat for several."
+)
 RemoteRefArgument = Annotated[
     str,
     typer.Argument(metavar="IMAGE", show_default=False, help="An image of any registry: localhost:5000/shop/app:1.4.2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,11 +11,13 @@ from boltseal.client.transport import Transport
 from boltseal.commands.image_contents import ImageContents, read_contents
 from boltseal.commands.image_locations import name_within, opened_sources
 from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask_followed
-from boltseal.commands.trusted_keys import trusted_signers
-from boltseal.keyless.verifier import KeylessVerifier
+from boltseal.commands.signed_by import signed_by as required_by
+from boltseal.errors import Unavailable
+from boltseal.keyless.verifier import KeylessUnavailable, KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.policy.evidence_findings import EvidenceFinding, evidence_findings
-from boltseal.policy.requirements import SignedBy, TrustedSigner, judge_evidence, trusted_roots
+from boltseal.policy.keyless_signers import NO_RESULTS, KeylessNotVerified
+from boltseal.policy.requirements import MissingEvidence, Requirement, judge_evidence, trusted_roots
 from boltseal.signatures.signed_image import SignedImage
 from boltseal.transfer.evidence import read_evidence
 from boltseal.transfer.inspect import Inspected, inspect
@@ -24,10 +27,14 @@ from boltseal.transfer.protocols import ImageSource
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEvidence:
-    """The signatures and attestations of an image under given signers. `missing`: those that have not signed it."""
+    """The signatures and attestations of an image under requirements.
+
+    `missing`: the requirements that do not hold. `unknown`: why others could not be checked.
+    """
 
     findings: tuple[EvidenceFinding, ...]
-    missing: tuple[str, ...]
+    missing: tuple[MissingEvidence, ...]
+    unknown: Unavailable | None = None
 
 
 class InspectedImage(NamedTuple):
@@ -52,12 +59,12 @@ def inspect_image(
 ) -> InspectedImage:
     """Return the documents of an image at any location. `platform`: which image of an index, as `linux/amd64`.
 
-    `contents`: read its layers too. `signed_by`: public keys and identities to verify its signatures with (`trusted_keys`).
+    `contents`: read its layers too. `signed_by`: what its signatures have to be (`commands.signed_by`).
 
     Raises: RemoteNotFound, LocationInvalid, LedgerBroken and other errors of the location.
     """
-    signers = trusted_signers(signed_by)
-    if signers and (location.kind is not LocationKind.REGISTRY or location.reference is None):
+    required = required_by(signed_by)
+    if required and (location.kind is not LocationKind.REGISTRY or location.reference is None):
         raise ReferenceUnsuitable(
             f"--signed-by needs an image of a registry: signatures name a repository, and {location.text} is in none"
         )
@@ -70,7 +77,7 @@ def inspect_image(
                 found,
                 settles,
                 await read_contents(source, found) if contents else None,
-                await _verified(source, location, digest, signers) if signers else None,
+                await _verified(source, location, found, required) if required else None,
             )
 
     registries = [] if location.reference is None else [location.reference.registry]
@@ -78,17 +85,27 @@ def inspect_image(
 
 
 async def _verified(
-    source: ImageSource, location: Location, digest: Digest, signers: tuple[TrustedSigner, ...]
+    source: ImageSource, location: Location, found: Inspected, required: tuple[Requirement, ...]
 ) -> VerifiedEvidence | None:
     if location.reference is None:
         return None
-    image = SignedImage(location.reference.repository, digest)
-    evidence = await read_evidence(source, digest)
-    required = [SignedBy(signer) for signer in signers]
-    keyless = await KeylessVerifier().results(trusted_roots(required), evidence)
-    missing = judge_evidence(required, image, evidence, keyless=keyless).missing
-    findings = tuple(evidence_findings(signers, image, evidence, keyless))
-    return VerifiedEvidence(findings, tuple(each.what for each in missing))
+    image = SignedImage(location.reference.repository, found.digest, found.manifest.media_type)
+    evidence = await read_evidence(source, found.digest)
+    keyless, unknown = NO_RESULTS, None
+    try:
+        keyless = await KeylessVerifier().results(trusted_roots(required), evidence)
+    except KeylessUnavailable as error:
+        unknown = error
+    now_us = time.time_ns() // 1000
+    missing: list[MissingEvidence] = []
+    doubts: list[Unavailable] = []
+    for requirement in required:
+        try:
+            missing += judge_evidence([requirement], image, evidence, now_us, keyless).missing
+        except KeylessNotVerified as error:
+            doubts.append(unknown or error)
+    findings = tuple(evidence_findings(required, image, evidence, now_us, keyless))
+    return VerifiedEvidence(findings, tuple(missing), doubts[0] if doubts else None)
 
 
 async def _resolved(transport: Transport, source: ImageSource, location: Location) -> tuple[Digest, str]:

@@ -3,7 +3,7 @@
 1. Resolve the tag. If it has another image, nothing is pushed.
 2. Push the image by digest, with what is attached to it. No rule refuses that.
 3. Unless it is signed: run the user's commands that sign it.
-4. With `signed_by`, verify that these signers have signed it.
+4. With `signed_by`, verify that it has these signatures.
 5. Give the tag. A registry with a rule that requires more refuses, and says what is missing.
 6. While something is missing in step 4 or 5, wait for it, at most `wait`; the tag is tried again when something was added.
 
@@ -13,6 +13,7 @@ A run that was interrupted can be repeated: what is there is not sent again, and
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import IO, Final
@@ -22,15 +23,15 @@ from boltseal.client.transport import Transport
 from boltseal.commands.image_locations import opened_transfer
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask, followed
+from boltseal.commands.signed_by import signed_by
 from boltseal.commands.signing_program import SigningFailed, run_signing_program, signing_words
-from boltseal.commands.trusted_keys import trusted_signers
 from boltseal.errors import ExitCode, exit_code
 from boltseal.keyless.verifier import KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.durations import Duration
 from boltseal.policy.refusals import RefusalDetail, RefusalReason
-from boltseal.policy.requirements import SignedBy, TrustedSigner, judge_evidence, trusted_roots
+from boltseal.policy.requirements import MissingEvidence, Requirement, judge_evidence, trusted_roots
 from boltseal.signatures.signed_image import SignedImage
 from boltseal.transfer.attached import NotCarried, find_attached
 from boltseal.transfer.copy import Copier, tag_taken
@@ -48,7 +49,7 @@ REGISTRY: Final = "REGISTRY/"
 class PublishRequest:
     """What to publish.
 
-    `target`: with its tag. `sign`: commands that sign. `signed_by`: signers that must all have signed (`trusted_keys`).
+    `target`: with its tag. `sign`: commands that sign. `signed_by`: the signatures that it must have (`commands.signed_by`).
     `wait`: how long to wait for a signature. `referrers`: carry along what is attached to the image at another registry.
     `force`: move a mutable tag that has another image.
     """
@@ -109,11 +110,11 @@ def publish_image(
 ) -> PublishReport:
     """Publish an image. `log`: where the commands that sign print.
 
-    Raises: TagTaken, RemoteRefused, SigningFailed, PublicKeyInvalid, LedgerBroken and errors of source and registry.
+    Raises: TagTaken, RemoteRefused, SigningFailed, SignerInvalid, LedgerBroken and errors of source and registry.
     """
     source, target = request.source, request.target
     location = Location.parse(str(target))
-    signers = trusted_signers(request.signed_by)
+    required = signed_by(request.signed_by)
     for command in request.sign:  # a mistake in a command is found before anything is pushed
         signing_words(command, target.name)
 
@@ -131,7 +132,7 @@ def publish_image(
                 readable_target=registry,
                 progress=progress,
             )
-            publication = _Publication(request, signers, copier, registry, options.client.notice, progress, log)
+            publication = _Publication(request, required, copier, registry, options.client.notice, progress, log)
             return await publication.publish()
 
     registries = [each.reference.registry for each in (source, location) if each.reference is not None]
@@ -147,7 +148,7 @@ class _Publication:
     """
 
     request: PublishRequest
-    signers: tuple[TrustedSigner, ...]
+    required: tuple[Requirement, ...]
     copier: Copier
     registry: RepositoryLocation
     notice: Callable[[str], None]
@@ -182,7 +183,7 @@ class _Publication:
     async def _signed(self, digest: Digest, *, tagged: bool) -> PublishReport | None:
         """Have the image signed. Return the report of what is missing, None if nothing is."""
         missing = await self._missing(digest)
-        if missing if self.signers else not tagged:
+        if missing if self.required else not tagged:
             for command in self.request.sign:
                 await self._sign(command, digest)
             missing = await self._missing(digest) if self.request.sign else missing
@@ -191,19 +192,21 @@ class _Publication:
         if not missing:
             return None
         reason = f"{digest} lacks {' and '.join(str(each) for each in missing)}"
-        commands = tuple(each.command(self._by_digest(digest)) for each in missing)
+        address = f"{self.request.target.registry}/"
+        commands = tuple(each.command.replace(REGISTRY, address) for each in missing)
         return self._unsigned(digest, reason, tuple(str(each) for each in missing), commands)
 
-    async def _missing(self, digest: Digest) -> list[SignedBy]:
+    async def _missing(self, digest: Digest) -> tuple[MissingEvidence, ...]:
         """Return the requirements of `signed_by` that do not hold."""
-        if not self.signers:
-            return []
+        if not self.required:
+            return ()
         await self._look(digest)
-        image = SignedImage(self.request.target.repository, digest)
+        media_type = (await self.registry.manifest(digest)).media_type
+        image = SignedImage(self.request.target.repository, digest, media_type)
         evidence = await read_evidence(self.registry, digest)
-        required = [SignedBy(signer) for signer in self.signers]
-        keyless = await self._keyless.results(trusted_roots(required), evidence)
-        return [each for each in required if judge_evidence([each], image, evidence, keyless=keyless).missing]
+        keyless = await self._keyless.results(trusted_roots(self.required), evidence)
+        now_us = time.time_ns() // 1000
+        return judge_evidence(self.required, image, evidence, now_us, keyless).missing
 
     async def _sign(self, command: str, digest: Digest) -> None:
         image = self._by_digest(digest)

@@ -1,8 +1,9 @@
 """A process that verifies keyless bundles under a trusted root, and can do nothing else. `verifier` starts it.
 
     stdin   {"root": base64, "bundles": [base64, ...]}
-    stdout  {"results": [...], "root_refused": ""}
-    result  {"names": ["..."], "issuer": "...", "signed": sha256 in hex, "refused": ""}, or "refused" alone says why not
+    stdout  a line about the root, {"root_refused": ""}, then a line for each bundle as soon as its result is known:
+            {"names": ["..."], "issuer": "...", "signed": sha256 in hex, "time": seconds, "time_from": "log", "refused": ""},
+            or "refused" alone says why not
 
 The steps of one bundle, all by sigstore-python but 1, 5 and 6:
 
@@ -16,16 +17,19 @@ The steps of one bundle, all by sigstore-python but 1, 5 and 6:
 5. The certificate has an issuer. Where it has it in both forms that exist, they are equal.
 6. The names are the e-mail addresses and URIs of the certificate.
 
-An error of one bundle is its refusal. An error of the process is none of these: it ends without an answer, and nothing is
-known. An audit hook, which Python calls before each connection and each start of a program, ends it as well.
+An error of one bundle is its refusal. An error of the process is none of these: it ends without a result for that bundle and those
+after it. The time of the processor is limited for each bundle. An audit hook, which Python calls before each connection and each
+start of a program, ends the process as well.
 """
 
 from __future__ import annotations
 
 import logging
 import resource
+import signal
 import sys
 from base64 import b64decode
+from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +37,7 @@ import msgspec
 
 from boltseal.errors import quote
 from boltseal.loading import deferred
+from boltseal.signatures.signed_image import TimeSource
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -52,7 +57,9 @@ else:  # imported under the limits of memory and connections, and only where the
     trustroot = deferred("sigstore_models.trustroot.v1")
 
 MEMORY_BYTES: Final = 2 * 1024**3
-CPU_S: Final = 30
+CPU_S: Final = 60
+BUNDLE_CPU_S: Final = 5.0
+"""A bundle takes about a hundredth of that."""
 MAX_REQUEST_BYTES: Final = 64 * 1024 * 1024
 MAX_NAMES: Final = 16
 MAX_NAME: Final = 1024
@@ -76,20 +83,34 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     bundles: list[str]
 
 
+class RootResult(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Whether the trusted root can be used; why not, if it can't."""
+
+    root_refused: str
+
+
 class Result(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a bundle proves, or why nothing (`refused`)."""
+    """What a bundle proves, or why nothing (`refused`). `time`: seconds since 1970; None if it is not known."""
 
     names: tuple[str, ...] = ()
     issuer: str = ""
     signed: str = ""
+    time: int | None = None
+    time_from: TimeSource = TimeSource.LOG
     refused: str = ""
 
 
-class Answer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The results in the order of the bundles; none where the trusted root can't be used (`root_refused`)."""
+class _Entry(msgspec.Struct, rename="camel"):
+    integrated_time: str | int = 0
+    inclusion_promise: dict[str, Any] | None = None
 
-    results: tuple[Result, ...] = ()
-    root_refused: str = ""
+
+class _Material(msgspec.Struct, rename="camel"):
+    tlog_entries: list[_Entry]
+
+
+class _Bundle(msgspec.Struct, rename="camel"):
+    verification_material: _Material
 
 
 class Blocked(BaseException):
@@ -107,9 +128,13 @@ def main() -> int:
     if len(raw) > MAX_REQUEST_BYTES:
         return TOO_LARGE
     request = msgspec.json.decode(raw, type=Request)
-    answer = verify(b64decode(request.root), [b64decode(each) for each in request.bundles])
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    verify(b64decode(request.root), [b64decode(each) for each in request.bundles], _send)
     return 0
+
+
+def _send(line: RootResult | Result) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def limit() -> None:
@@ -118,6 +143,7 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     logging.disable(logging.CRITICAL)
 
     def hook(event: str, _arguments: tuple[Any, ...]) -> None:
@@ -127,13 +153,19 @@ def limit() -> None:
     sys.addaudithook(hook)
 
 
-def verify(root: bytes, bundles: list[bytes]) -> Answer:
-    """Verify bundles under a trusted root."""
+def verify(root: bytes, bundles: list[bytes], send: Callable[[RootResult | Result], None]) -> None:
+    """Verify bundles under a trusted root, and send each result; none where the root can't be used."""
     try:
         under = verifier.Verifier(trusted_root=models.TrustedRoot(trustroot.TrustedRoot.from_json(root)))
     except (errors.Error, ValueError) as error:
-        return Answer(root_refused=_why(error))
-    return Answer(tuple(_verified(under, raw) for raw in bundles))
+        send(RootResult(_why(error)))
+        return
+    send(RootResult(""))
+    for raw in bundles:
+        signal.setitimer(signal.ITIMER_PROF, BUNDLE_CPU_S)  # its signal ends the process, also inside a function in C
+        result = _verified(under, raw)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        send(result)
 
 
 def _verified(under: verifier.Verifier, raw: bytes) -> Result:
@@ -156,7 +188,18 @@ def _verify(under: verifier.Verifier, raw: bytes) -> Result:
     kind, payload = under.verify_dsse(bundle, policy.UnsafeNoOp())
     message = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
     # 5 and 6
-    return Result(_names_of(certificate), _issuer_of(certificate), sha256(message).hexdigest())
+    names, issuer = _names_of(certificate), _issuer_of(certificate)
+    return Result(names, issuer, sha256(message).hexdigest(), *_time_of(bundle, raw))
+
+
+def _time_of(bundle: models.Bundle, raw: bytes) -> tuple[int | None, TimeSource]:
+    """Return the time of a verified bundle: that which the log promised, or of its time stamp if it has only one."""
+    (entry,) = msgspec.json.decode(raw, type=_Bundle).verification_material.tlog_entries
+    if entry.inclusion_promise is not None and (promised := int(entry.integrated_time)):
+        return promised, TimeSource.LOG
+    stamps = bundle.verification_material.timestamp_verification_data
+    found = [] if stamps is None else stamps.rfc3161_timestamps
+    return (int(found[0].tst_info.gen_time.timestamp()) if len(found) == 1 else None), TimeSource.TIME_STAMP
 
 
 def _issuer_of(certificate: x509.Certificate) -> str:

@@ -1,8 +1,10 @@
 """Verifies the keyless signatures of an image in a process of its own (`process`), before they are judged.
 
-- One process verifies all bundles of an image that are not known yet, under one trusted root. At most PROCESSES run at once.
-- A process that fails, does not end within a time limit or answers with anything but results is KeylessUnavailable: nothing is
-  known then, and nothing is remembered.
+- One process verifies the bundles of an image that are not known yet, under one trusted root. At most PROCESSES run at once.
+- A bundle that ends its process, or stalls it, is refused, if the process had accepted the root and this was its first bundle:
+  then neither the machine nor another bundle is the cause. A new process verifies the bundles after it.
+- A process that does not get so far, or whose root can't be used, is KeylessUnavailable: nothing is known then, and nothing
+  is remembered. What is not verified when the time is over has no result.
 - Results are remembered by the digests of bundle and trusted root. A proof never changes with time, since the time of the
   signature counts and not the present one. A refusal can: the root may have a log whose key is valid from tomorrow. So it is
   remembered for REFUSED_S seconds only.
@@ -18,30 +20,35 @@ from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 import boltseal
 from boltseal.errors import Invalid, Unavailable
-from boltseal.keyless.process import Answer, Request, Result
+from boltseal.keyless.process import Request, Result, RootResult
 from boltseal.policy.keyless_signers import CheckedBundle, KeylessResults
 from boltseal.policy.requirements import StoredEvidence
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.keyless_bundle import RefusedBundle, VerifiedBundle, unverified_payload
-from boltseal.signatures.signed_image import CertificateIdentity
+from boltseal.signatures.signed_image import CertificateIdentity, SigningTime
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.trusted_root import TrustedRoot
 
 TIMEOUT_S: Final = 60.0
+STALL_S: Final = 20.0
+"""A bundle has a limit of processor time as well (`process`), so this is for a process that waits."""
 PROCESSES: Final = 2
 REMEMBERED: Final = 4096
 REFUSED_S: Final = 300.0
-MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""Two hundred results with sixteen long names each are less."""
+MAX_LINE_BYTES: Final = 256 * 1024
+"""A result with sixteen long names is less."""
+
+_T = TypeVar("_T", RootResult, Result)
 
 EXTRA: Final = "sigstore"
 PROCESS: Final = "boltseal.keyless.process"
@@ -71,11 +78,20 @@ class _Remembered:
     until_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What one process answered. `failed`: how it failed, "" if it did not. `late`: it failed because the time was over."""
+
+    results: tuple[Result, ...]
+    failed: str = ""
+    late: bool = False
+
+
 class KeylessVerifier:
     """Verifies keyless signatures and remembers the results.
 
-    `timeout_s`: how long a process may take. `python` and `module`: what it runs. `refused_s`: how long a refusal is remembered.
-    `remembered`: how many results are, at most.
+    `timeout_s`: how long an image may take under one root. `stall_s`: how long a process may take for one bundle. `python` and
+    `module`: what it runs. `refused_s`: how long a refusal is remembered. `remembered`: how many results are, at most.
     """
 
     def __init__(
@@ -85,8 +101,10 @@ class KeylessVerifier:
         module: str = PROCESS,
         refused_s: float = REFUSED_S,
         remembered: int = REMEMBERED,
+        stall_s: float = STALL_S,
     ) -> None:
         self._timeout_s = timeout_s
+        self._stall_s = stall_s
         self._command = (python, "-B", "-m", module)
         self._refused_s = refused_s
         self._remembered = remembered
@@ -94,9 +112,9 @@ class KeylessVerifier:
         self._slots = asyncio.Semaphore(PROCESSES)
 
     async def results(self, roots: Iterable[TrustedRoot], evidence: Sequence[StoredEvidence]) -> KeylessResults:
-        """Return the results for all keyless signatures among the evidence, under each trusted root.
+        """Return the results for the keyless signatures among the evidence, under each trusted root.
 
-        Raises: KeylessUnavailable.
+        Those that were not verified in time are missing; the next call continues with them. Raises: KeylessUnavailable.
         """
         roots = tuple(roots)
         if not roots:
@@ -112,10 +130,8 @@ class KeylessVerifier:
         found = {name: result for name in names if (result := self._recall(name)) is not None}
         unknown = {name: raw for name, raw in names.items() if name not in found}
         if unknown:
-            results = await self._verify(root, list(unknown.values()))
-            new = dict(zip(unknown, results, strict=True))
-            self._remember(new)
-            found |= new
+            async with self._slots:
+                found |= await self._verify(root, unknown)
         return found
 
     def _recall(self, name: CheckedBundle) -> VerifiedBundle | RefusedBundle | None:
@@ -134,46 +150,106 @@ class KeylessVerifier:
         while len(self._known) > self._remembered:
             self._known.popitem(last=False)
 
-    async def _verify(self, root: TrustedRoot, bundles: Sequence[bytes]) -> list[VerifiedBundle | RefusedBundle]:
-        request = Request(b64encode(root.raw).decode(), [b64encode(raw).decode() for raw in bundles])
-        async with self._slots:
-            raw = await self._answer(msgspec.json.encode(request))
-        try:
-            answer = msgspec.json.decode(raw, type=Answer)
-        except msgspec.DecodeError as error:
-            raise _unavailable("its process did not answer with results") from error
-        if answer.root_refused:
-            raise _unavailable(f"the trusted root can't be used: {answer.root_refused}")
-        if len(answer.results) != len(bundles):
-            raise _unavailable("its process answered about another number of signatures")
-        return [_result(each) for each in answer.results]
+    async def _verify(self, root: TrustedRoot, unknown: Mapping[CheckedBundle, bytes]) -> KeylessResults:
+        """Verify bundles in as many processes as it takes, until the time is over."""
+        ends_s = asyncio.get_running_loop().time() + self._timeout_s
+        found: dict[CheckedBundle, VerifiedBundle | RefusedBundle] = {}
+        left = dict(unknown)
+        while left:
+            try:
+                answer = await self._answer(root, list(left.values()), ends_s)
+            except KeylessUnavailable:
+                if found:
+                    return found
+                raise
+            new = {name: _result(result) for name, result in zip(left, answer.results, strict=False)}
+            if answer.failed and not new and not answer.late:
+                new = {next(iter(left)): RefusedBundle(f"the bundle can't be verified: {answer.failed}")}
+            self._remember(new)
+            found |= new
+            left = {name: raw for name, raw in left.items() if name not in new}
+            if answer.late and not found:
+                raise _unavailable(answer.failed)
+            if answer.late:
+                return found
+        return found
 
-    async def _answer(self, request: bytes) -> bytes:
+    async def _answer(self, root: TrustedRoot, bundles: Sequence[bytes], ends_s: float) -> _Answer:
+        """Start a process for bundles, and return its results. Raises: KeylessUnavailable: not even the root was read."""
+        request = Request(b64encode(root.raw).decode(), [b64encode(raw).decode() for raw in bundles])
+        process = await self._started()
+        sending = asyncio.create_task(_send(process, msgspec.json.encode(request)))
+        try:
+            await self._read_root(process, ends_s)
+            return await self._read_results(process, len(bundles), ends_s)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            await process.communicate()
+
+    async def _started(self) -> asyncio.subprocess.Process:
         root = str(Path(boltseal.__file__).parents[1])
         try:
-            process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,
                 cwd="/",
                 env={"PYTHONPATH": root, "LANG": "C.UTF-8"},
+                limit=MAX_LINE_BYTES,
             )
         except OSError as error:  # no memory, no process, or an upgrade removed this Python
             raise _unavailable(f"{self._command[0]} can't be run: {error.strerror}") from error
+
+    async def _read_root(self, process: asyncio.subprocess.Process, ends_s: float) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                _, answer = await asyncio.gather(_send(process, request), _read(process))
-                code = await process.wait()
+            async with asyncio.timeout_at(ends_s):
+                found = await _line(process, RootResult)
         except TimeoutError as error:
-            raise _unavailable(f"its process did not end within {self._timeout_s:g} s") from error
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.communicate()
+            raise _unavailable(f"its process did not answer within {self._timeout_s:g} s") from error
+        except _ProcessFailed as error:
+            raise _unavailable(str(error)) from error
+        if found.root_refused:
+            raise _unavailable(f"the trusted root can't be used: {found.root_refused}")
+
+    async def _read_results(self, process: asyncio.subprocess.Process, count: int, ends_s: float) -> _Answer:
+        loop, results = asyncio.get_running_loop(), list[Result]()
+        while len(results) < count:
+            stalled_s = loop.time() + self._stall_s
+            try:
+                async with asyncio.timeout_at(min(stalled_s, ends_s)):
+                    results.append(await _line(process, Result))
+            except TimeoutError:
+                late = ends_s < stalled_s
+                limit_s = self._timeout_s if late else self._stall_s
+                return _Answer(tuple(results), f"its process did not answer within {limit_s:g} s", late)
+            except _ProcessFailed as error:
+                return _Answer(tuple(results), str(error))
+        return _Answer(tuple(results))
+
+
+class _ProcessFailed(Exception):
+    """A process that ended, or did not answer with results."""
+
+
+async def _line(process: asyncio.subprocess.Process, kind: type[_T]) -> _T:
+    """Read one line of the answer. Raises: _ProcessFailed."""
+    assert process.stdout is not None  # noqa: S101  # it is a pipe
+    try:
+        line = await process.stdout.readline()
+    except ValueError as error:
+        raise _ProcessFailed(f"its process answered with a line of more than {MAX_LINE_BYTES} bytes") from error
+    if not line.endswith(b"\n"):
+        code = await process.wait()
         if code:
-            raise _unavailable(f"its process ended with {f'signal {-code}' if code < 0 else code}")
-        return answer
+            raise _ProcessFailed(f"its process ended with {f'signal {-code}' if code < 0 else code}")
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.DecodeError as error:
+        raise _ProcessFailed("its process did not answer with results") from error
 
 
 async def _send(process: asyncio.subprocess.Process, request: bytes) -> None:
@@ -185,16 +261,6 @@ async def _send(process: asyncio.subprocess.Process, request: bytes) -> None:
         await process.stdin.wait_closed()
     except (BrokenPipeError, ConnectionResetError):  # it ended; its exit code says how
         return
-
-
-async def _read(process: asyncio.subprocess.Process) -> bytes:
-    assert process.stdout is not None  # noqa: S101  # it is a pipe
-    answer = bytearray()
-    while piece := await process.stdout.read(65_536):
-        answer += piece
-        if len(answer) > MAX_ANSWER_BYTES:
-            raise _unavailable(f"its process answered with more than {MAX_ANSWER_BYTES} bytes")
-    return bytes(answer)
 
 
 def _keyless_bundles(evidence: Sequence[StoredEvidence]) -> dict[str, bytes]:
@@ -215,7 +281,8 @@ def _keyless_bundles(evidence: Sequence[StoredEvidence]) -> dict[str, bytes]:
 def _result(result: Result) -> VerifiedBundle | RefusedBundle:
     if result.refused or not result.signed:
         return RefusedBundle(result.refused or "the process gave no reason")
-    return VerifiedBundle(CertificateIdentity(result.names, result.issuer), result.signed)
+    time = None if result.time is None else SigningTime(datetime.fromtimestamp(result.time, UTC), result.time_from)
+    return VerifiedBundle(CertificateIdentity(result.names, result.issuer), result.signed, time)
 
 
 def _unavailable(why: str) -> KeylessUnavailable:

@@ -46,6 +46,10 @@ class CertifiedBy:
         """Return what a layer says about an image, if the certificate signed it. Raises: SignatureInvalid."""
         return verify_notation(layer.media_type, layer.raw, image, self.trusted, now_us)
 
+    def signed_by(self, statement: Statement) -> str:
+        """Return the name of the signer of a statement that `verify` returned."""
+        return f"{statement.holder} under {self.file}"
+
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
         return statement.predicate_type is None

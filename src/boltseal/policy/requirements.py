@@ -26,6 +26,7 @@ from boltseal.oci.digest import Digest
 from boltseal.policy.keyless_signers import (
     KEYLESS_KEYS,
     NO_RESULTS,
+    KeylessNotVerified,
     KeylessResults,
     KeylessSigner,
 )
@@ -50,7 +51,9 @@ PREDICATES: Final[Mapping[str, frozenset[str]]] = {
 }
 """The names of predicate types, as `cosign attest --type` has them."""
 
-_KEYS: Final = ("key", *KEYLESS_KEYS, "predicate", "builder", *CERTIFICATE_KEYS, "any_of")
+SINGLE_KEYS: Final = ("key", *KEYLESS_KEYS, "predicate", "builder", *CERTIFICATE_KEYS)
+"""The keys of a table that names one signer."""
+_KEYS: Final = (*SINGLE_KEYS, "any_of")
 
 
 class RequirementInvalid(Invalid):
@@ -104,6 +107,10 @@ class SignedBy:
         """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid, KeylessNotVerified."""
         return self.signer.verify(layer, image, keyless)
 
+    def signed_by(self, statement: Statement) -> str:
+        """Return the name of the signer of a statement that `verify` returned."""
+        return statement.holder or str(self.signer)
+
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
         return statement.predicate_type is None
@@ -136,6 +143,10 @@ class AttestedBy:
     def verify(self, layer: EvidenceLayer, image: SignedImage, _now_us: int, keyless: KeylessResults) -> Statement:
         """Return what a layer says about an image, if the signer signed it. Raises: SignatureInvalid, KeylessNotVerified."""
         return self.signer.verify(layer, image, keyless)
+
+    def signed_by(self, statement: Statement) -> str:
+        """Return the name of the signer of a statement that `verify` returned."""
+        return statement.holder or str(self.signer)
 
     def met_by(self, statement: Statement) -> bool:
         """Return whether a statement of the signer is what is required."""
@@ -219,27 +230,37 @@ def judge_evidence(
     `now_us`: microseconds since 1970, for the validity of certificates. With 0 none is valid yet.
     `keyless`: the results for all keyless signatures among it, if a requirement needs them (`boltseal.keyless`).
 
-    Raises: KeylessNotVerified: a result is needed and missing.
+    Raises: KeylessNotVerified: a requirement does not hold by what is verified, and a result that could meet it is missing.
     """
     missing: list[MissingEvidence] = []
     used: dict[Digest, None] = {}
     for requirement in requirements:
-        why = ""
+        why, doubt = "", None
         for alternative in _alternatives(requirement):
             found = _first_meeting(alternative, image, evidence, now_us, keyless)
             if isinstance(found, Digest):
                 used[found] = None
                 break
-            why = why or found
+            if isinstance(found, KeylessNotVerified):
+                doubt = doubt or found
+            else:
+                why = why or found
         else:
+            if doubt is not None:
+                raise doubt
             command = requirement.command(f"REGISTRY/{image.repository}@{image.digest}")
             missing.append(MissingEvidence(str(requirement), command, why))
     return EvidenceVerdict(tuple(missing), tuple(used))
 
 
+def single_requirements(requirements: Sequence[Requirement]) -> tuple[SingleRequirement, ...]:
+    """Return all requirements and alternatives of them, in order."""
+    return tuple(single for each in requirements for single in _alternatives(each))
+
+
 def trusted_roots(requirements: Sequence[Requirement]) -> tuple[TrustedRoot, ...]:
     """Return the trusted roots that requirements need, each once: none without a keyless signer."""
-    singles = (single for each in requirements for single in _alternatives(each) if not isinstance(single, CertifiedBy))
+    singles = (each for each in single_requirements(requirements) if not isinstance(each, CertifiedBy))
     return tuple(dict.fromkeys(each.signer.root for each in singles if isinstance(each.signer, KeylessSigner)))
 
 
@@ -253,9 +274,9 @@ def _first_meeting(
     evidence: Sequence[StoredEvidence],
     now_us: int,
     keyless: KeylessResults,
-) -> Digest | str:
-    """Return the manifest of the first layer that meets a requirement; else why the first layer does not."""
-    why = ""
+) -> Digest | str | KeylessNotVerified:
+    """Return the manifest of the first layer that meets a requirement; else a layer that could, or why the first does not."""
+    why, doubt = "", None
     for stored in evidence:
         for layer in stored.layers:
             try:
@@ -263,10 +284,13 @@ def _first_meeting(
             except SignatureInvalid as error:
                 why = why or error.message
                 continue
+            except KeylessNotVerified as error:
+                doubt = doubt or error
+                continue
             if requirement.met_by(statement):
                 return stored.manifest
             why = f"{requirement.signer_name} signed {_stated(statement)}"
-    return why
+    return doubt or why
 
 
 def _stated(statement: Statement) -> str:
@@ -289,10 +313,12 @@ def builder_of(statement: Statement) -> str:
 
 def parse_requirements(value: object, read_key: KeyReader) -> tuple[Requirement, ...]:
     """Parse the value of `require`. `read_key` reads the files that it names. Raises: RequirementInvalid, with the position."""
-    return tuple(_parse(each, f"require[{number}]", read_key) for number, each in enumerate(_tables(value, "require")))
+    tables = enumerate(_tables(value, "require"))
+    return tuple(parse_requirement(each, f"require[{number}]", read_key) for number, each in tables)
 
 
-def _parse(table: Mapping[str, Any], where: str, read_key: KeyReader) -> Requirement:
+def parse_requirement(table: Mapping[str, Any], where: str, read_key: KeyReader) -> Requirement:
+    """Parse one table of `require`. `where` names it in errors. Raises: RequirementInvalid."""
     if "any_of" not in table:
         return _parse_single(table, where, read_key)
     _check_keys(table, where)

@@ -12,7 +12,7 @@ out that another person signed as them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ import msgspec
 from boltseal.errors import quote
 from boltseal.signatures.dsse import Envelope, payload_of, read_statement, signed_bytes
 from boltseal.signatures.errors import SignatureInvalid
-from boltseal.signatures.signed_image import CertificateIdentity, SignedImage, Statement
+from boltseal.signatures.signed_image import CertificateIdentity, SignedImage, SigningTime, Statement
 from boltseal.signatures.sigstore_bundle import BUNDLE, MAX_BUNDLE_BYTES
 from boltseal.signatures.strict_json import parse_strict
 
@@ -30,10 +30,14 @@ LOG_ENTRIES: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class VerifiedBundle:
-    """What a bundle proves under a trusted root. `signed`: the sha256 of the bytes that were signed, as 64 hex digits."""
+    """What a bundle proves under a trusted root. `signed`: the sha256 of the bytes that were signed, as 64 hex digits.
+
+    `time`: of the signature; None where more than one time stamp could be meant.
+    """
 
     identity: CertificateIdentity
     signed: str
+    time: SigningTime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,4 +122,4 @@ def verify_keyless_bundle(
         names = ", ".join(quote(name) for name in signer.names) or "a certificate without a name"
         raise SignatureInvalid(f"the bundle was signed by {names}, which is another identity")
     # 6
-    return read_statement(payload, image, signer)
+    return replace(read_statement(payload, image, signer), holder=str(signer), time=found.time)

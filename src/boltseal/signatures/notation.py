@@ -26,7 +26,7 @@ from boltseal.signatures.certificate_chains import Authorities, verify_chain
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.notation_envelope import MAX_NOTATION_BYTES, Headers, parse_unverified
 from boltseal.signatures.public_keys import PublicKey
-from boltseal.signatures.signed_image import SignedImage, Statement
+from boltseal.signatures.signed_image import SignedImage, SigningTime, Statement, TimeSource
 from boltseal.signatures.strict_json import parse_strict
 from boltseal.signatures.subject_names import SubjectName
 
@@ -120,7 +120,8 @@ def verify_notation(media_type: str, raw: bytes, image: SignedImage, trusted: Tr
         expected = image.media_type or "a media type that the caller knows"
         raise SignatureInvalid(f"the signature is of media type {quote(target.media_type)}; expected {expected}")
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
-    return Statement(PublicKey(leaf.public_key().public_bytes(serialization.Encoding.DER, spki)))
+    key = PublicKey(leaf.public_key().public_bytes(serialization.Encoding.DER, spki))
+    return Statement(key, holder=leaf.subject.rfc4514_string(), time=_stated_time(headers))
 
 
 def _check_headers(headers: Headers, scheme: SigningScheme) -> None:
@@ -152,6 +153,12 @@ def _signing_time(headers: Headers, now: datetime) -> datetime:
     if vouched and signed > now:
         raise SignatureInvalid("the signature was made in the future")
     return signed if vouched else now
+
+
+def _stated_time(headers: Headers) -> SigningTime | None:
+    if headers.authentic_time is not None:
+        return SigningTime(headers.authentic_time, TimeSource.SIGNING_AUTHORITY)
+    return None if headers.signing_time is None else SigningTime(headers.signing_time, TimeSource.SIGNER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from boltseal.oci.digest import Digest
@@ -30,14 +32,37 @@ class CertificateIdentity:
     names: tuple[str, ...]
     issuer: str
 
+    def __str__(self) -> str:
+        return f"{', '.join(self.names)} of {self.issuer}"
+
+
+class TimeSource(StrEnum):
+    """What says when a signature was made. Only the signer's own word is not proven."""
+
+    SIGNER = "signer"
+    SIGNING_AUTHORITY = "signing authority"
+    LOG = "log"
+    TIME_STAMP = "time stamp"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningTime:
+    """When a signature was made, or existed at the latest, and what says so."""
+
+    at: datetime
+    source: TimeSource
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
     """What a signer verifiably says about an image. `key`: the signer, a key or the identity in a certificate.
 
     `predicate_type`: the type of an attestation; None where the statement is a plain signature of the image.
+    `holder`: the name in the signer's certificate; "" of a key. `time`: None where the signature has none.
     """
 
     key: PublicKey | CertificateIdentity
     predicate_type: str | None = None
     predicate: Mapping[str, Any] = field(default_factory=dict)
+    holder: str = ""
+    time: SigningTime | None = None
