@@ -17,7 +17,7 @@ from boltseal.ledger.note import SigningKey
 from tests.authority import Authority, authority
 from tests.boltseal_process import BoltsealProcess
 from tests.cli import program
-from tests.deploy.kube.reviews import object_of, review
+from tests.deploy.kube.reviews import UID, object_of, review
 from tests.polling import wait_until
 from tests.ports import free_port
 
@@ -85,6 +85,23 @@ def test_it_answers_reviews_over_https(tmp_path: Path) -> None:
     assert statuses == [400, 400, 413, 405, 404, 404, 200]
     assert "ghcr.io/a/b:1" in log
     assert "Traceback" not in log
+
+
+def test_an_object_of_any_size_and_shape_is_refused_and_not_an_error(tmp_path: Path) -> None:
+    """With failurePolicy Ignore the API server admits an object after an error, so a user must not be able to cause one."""
+    large = object_of("Pod", {"containers": []}, annotations={"a": "<" * (MAX_REVIEW_BYTES * 2)})
+    odd = object_of("Pod", {"containers": {"0": {"image": "r.test/a:1"}}})
+    with webhook(tmp_path) as (client, _):
+        answers = [
+            client.post(path, content=review(each)) for each in (large, odd) for path in ("/mutate", "/validate")
+        ]
+    log = (tmp_path / "log").read_text()
+
+    assert [each.status_code for each in answers] == [200] * 4
+    assert [each.json()["response"]["allowed"] for each in answers] == [False] * 4
+    assert [each.json()["response"]["uid"] for each in answers] == [UID] * 4
+    assert "its review is too large" in log
+    assert "containers is not a list" in log
 
 
 def test_a_plain_connection_gets_no_answer(tmp_path: Path) -> None:

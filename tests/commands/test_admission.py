@@ -16,7 +16,14 @@ import httpx2
 import pytest
 
 from boltseal.commands.admission import AdmissionWebhook
-from boltseal.commands.admission_images import AdmissionImages, AdmissionTerms, ImageGlob, read_trust, trust_ledgers
+from boltseal.commands.admission_images import (
+    MAX_WAITING_OF_ONE,
+    AdmissionImages,
+    AdmissionTerms,
+    ImageGlob,
+    read_trust,
+    trust_ledgers,
+)
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import client_paths
@@ -27,7 +34,7 @@ from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.deploy.kube.reviews import object_of, review
 from tests.images import image, push
-from tests.polling import until_answer, until_signed
+from tests.polling import until, until_answer, until_signed
 from tests.servers import Server
 from tests.thread_server import boltseal_in_thread
 
@@ -157,9 +164,9 @@ async def test_what_cannot_be_checked_is_refused_or_admitted_as_configured(tmp_p
     warned = await mutate(cluster.webhook(fail_open=True), cluster.name("1.4.2"), within_s=0.0)
     final = await validate(cluster.webhook(fail_open=True), cluster.name("1.4.2"))
 
-    assert "did not answer within" in message(late)
+    assert "did not answer in time" in message(late)
     assert patched(warned) == []
-    assert "did not answer within" in warned["warnings"][0]
+    assert "did not answer in time" in warned["warnings"][0]
     assert final["allowed"]
     assert "it is a tag" in final["warnings"][0]
 
@@ -258,6 +265,57 @@ async def test_reviews_at_once_ask_for_an_image_once(cluster: Cluster) -> None:
 
     assert {tuple(patched(each)) for each in responses} == {(f"{cluster.name('1.4.2')}@{RIGHT.digest}",)}
     assert sum("HEAD" in line for line in cluster.asked) == 1
+
+
+def missing(cluster: Cluster, count: int = 30) -> dict[str, Any]:
+    """Return a pod with tags that the registry does not have."""
+    return pod(*(cluster.name(f"missing-{number}.") for number in range(count)))
+
+
+def asked_about(cluster: Cluster) -> int:
+    """Return how many of these tags the registry was asked about."""
+    return sum(any(f"missing-{number}." in line for line in cluster.asked) for number in range(30))
+
+
+async def test_a_user_with_many_tags_delays_only_the_own_namespace(cluster: Cluster) -> None:
+    """An object with many tags of one namespace is still being resolved when one of another namespace is admitted."""
+    webhook = cluster.webhook()
+    crowded = asyncio.create_task(webhook.mutate(review(missing(cluster), namespace="attacker"), 60.0))
+    await asyncio.sleep(0)
+    raw = await webhook.mutate(review(pod(cluster.name("1.4.2")), namespace="shop"), 60.0)
+    before = asked_about(cluster)
+    await crowded
+
+    assert patched(json.loads(raw)["response"]) == [f"{cluster.name('1.4.2')}@{RIGHT.digest}"]
+    assert before <= 3
+    assert asked_about(cluster) == 30
+
+
+async def test_many_tags_are_no_way_around_a_proof(cluster: Cluster) -> None:
+    """With fail_open too, an image that had no turn while the registry answered about others is refused, and not unchecked."""
+    webhook = cluster.webhook(fail_open=True)
+    crowded = asyncio.create_task(webhook.mutate(review(missing(cluster)), 60.0))
+    await until(lambda: asked_about(cluster) >= 3, "the registry has answered about the first image")
+    response = await mutate(webhook, cluster.name("other"), within_s=0.01)
+    await crowded
+
+    assert "too many other images are being resolved now" in message(response)
+
+
+async def test_the_images_of_one_namespace_that_wait_are_limited(cluster: Cluster) -> None:
+    """What is over the limit is refused at once, and the limit is free again when the others are done."""
+    webhook = cluster.webhook()
+    reviews = [
+        webhook.mutate(review(pod(*(cluster.name(f"{part}-{number}") for number in range(450)))), 0.0)
+        for part in ("a", "b", "c")
+    ]
+    responses = [json.loads(each)["response"] for each in await asyncio.gather(*reviews)]
+    refused = [line for line in cluster.refused if "too many other images" in line]
+    later = await until_answer(lambda: mutate(webhook, cluster.name("1.4.2")), "the limit is free again")
+
+    assert not any(each["allowed"] for each in responses)
+    assert len(refused) == 3 * 450 - MAX_WAITING_OF_ONE
+    assert later["allowed"]
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,24 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from boltseal.commands.admission_images import AdmissionImages
-from boltseal.deploy.kube.admission_review import Verdict, VerdictKind, parse_review, review_response
+from boltseal.deploy.kube.admission_review import (
+    Review,
+    Verdict,
+    VerdictKind,
+    parse_review,
+    refuse_too_large,
+    review_response,
+)
 
 ANSWERS_WITHIN_S: Final = 8.0
 """How long a review takes at most, unless the API server waits for less: its default is ten seconds."""
 
 
 class AdmissionWebhook:
-    """Answers reviews. `log_refusal`: gets one line for each image that is not admitted as it should be."""
+    """Answers reviews. `log_refusal`: gets one line for each image that is not admitted as it should be.
+
+    Its arguments are the object, the image ("": the object is refused for another reason) and the reason.
+    """
 
     def __init__(self, images: AdmissionImages, log_refusal: Callable[[str, str, str], None]) -> None:
         self._images = images
@@ -26,18 +36,28 @@ class AdmissionWebhook:
     async def mutate(self, raw: bytes, within_s: float = ANSWERS_WITHIN_S) -> bytes:
         """Return the response of the mutating webhook. Raises: ReviewInvalid."""
         review = parse_review(raw)
-        verdicts = await self._images.judge_all((image.written for image in review.images), within_s)
-        self._log(review.subject, verdicts)
+        written = (image.written for image in review.images)
+        verdicts = await self._images.judge_all(written, within_s, review.namespace)
+        self._log(review, verdicts)
         return review_response(review, verdicts)
 
     async def validate(self, raw: bytes, within_s: float = ANSWERS_WITHIN_S) -> bytes:
         """Return the response of the validating webhook. It asks no registry. Raises: ReviewInvalid."""
         review = parse_review(raw)
         verdicts = {image.written: self._images.judge_final(image.written) for image in review.images}
-        self._log(review.subject, verdicts)
+        self._log(review, verdicts)
         return review_response(review, verdicts)
 
-    def _log(self, subject: str, verdicts: Mapping[str, Verdict]) -> None:
+    def refuse_too_large(self, beginning: bytes) -> bytes | None:
+        """Return the response to a review that is too large to be read; None: it is no review. `beginning`: its first bytes."""
+        refused = refuse_too_large(beginning)
+        if refused is not None:
+            self._log_refusal("an object", "", "its review is too large")
+        return refused
+
+    def _log(self, review: Review, verdicts: Mapping[str, Verdict]) -> None:
+        if review.unreadable:
+            self._log_refusal(review.subject, "", review.unreadable)
         for written, verdict in verdicts.items():
             if verdict.kind in (VerdictKind.REFUSE, VerdictKind.UNCHECKED):
-                self._log_refusal(subject, written, f"{verdict.kind}: {verdict.reason}")
+                self._log_refusal(review.subject, written, f"{verdict.kind}: {verdict.reason}")

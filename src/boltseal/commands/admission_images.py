@@ -14,12 +14,17 @@ Fail closed: what contradicts the ledger is refused. So is what can't be checked
 
 What was proven is remembered: that of a sealed tag for an hour, since it can't change; that of another for `remembered_s`. Requests at
 once for one image are one request to the registry.
+
+A registry is asked about one image at a time, and namespaces get their turn one after another: a user who names hundreds of tags delays
+the objects of that namespace. An image that no review waits for any longer is not asked about. What had no turn, although the registry
+answers about others, is refused also with `fail_open`: otherwise such a user could get an image admitted without a proof.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, defaultdict
+import math
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -30,6 +35,7 @@ from boltseal.client.ledger_trust import give_key
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.tag_proofs import TagProof
 from boltseal.client.transport import Transport
+from boltseal.commands.fair_lock import FairLock
 from boltseal.commands.ledger_trust import ledger_name
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.deploy.kube.admission_review import Verdict, VerdictKind
@@ -42,8 +48,11 @@ from boltseal.policy.globs import Glob, parse_repository_glob
 
 SEALED_REMEMBERED_S: Final = 3600
 MAX_REMEMBERED: Final = 10_000
-MAX_WAITING: Final = 2_000
+MAX_WAITING: Final = 10_000
+MAX_WAITING_OF_ONE: Final = 1_000
+"""How many images of one namespace wait for their turn: twice as many as one object may name."""
 MAX_TRUST_BYTES: Final = 1024 * 1024
+_BUSY: Final = Verdict(VerdictKind.REFUSE, "too many other images are being resolved now; try again")
 _CANNOT_CHECK: Final = (Unavailable, TooMany, Full)
 """Kinds of error that may pass. Contradictions of the ledger (`Mismatch`) are none of them."""
 
@@ -92,6 +101,22 @@ class _Remembered:
     until_s: float
 
 
+@dataclass(slots=True)
+class _Running:
+    """The resolution of an image. `since_s`: when it began. `until_s`: when the last review stops waiting for it.
+
+    `has_turn`: the registry is asked about it.
+    """
+
+    registry: str
+    namespace: str
+    since_s: float
+    until_s: float
+    has_turn: bool = False
+    task: asyncio.Task[Verdict] | None = None
+    """None only until it was made."""
+
+
 def read_trust(raw: bytes) -> Mapping[str, VerifierKey]:
     """Parse a file of trusted ledgers: lines of a registry and a key; empty lines and those with # are ignored. Raises: Invalid."""
     found: dict[str, VerifierKey] = {}
@@ -132,23 +157,33 @@ class AdmissionImages:
         self._terms = terms
         self._clock_s = clock_s
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
-        self._running: dict[str, asyncio.Task[Verdict]] = {}
-        self._registry_locks = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._running: dict[str, _Running] = {}
+        self._waiting_of = Counter[str]()
+        self._registry_locks = defaultdict[str, FairLock](FairLock)
+        self._answered_s: dict[str, float] = {}
 
-    async def judge_all(self, images: Iterable[str], within_s: float) -> Mapping[str, Verdict]:
-        """Return a verdict for each image, within the time (seconds)."""
-        judging = {written: self._begin(written) for written in dict.fromkeys(images)}
-        tasks = [each for each in judging.values() if isinstance(each, asyncio.Task)]
+    async def judge_all(self, images: Iterable[str], within_s: float, namespace: str = "") -> Mapping[str, Verdict]:
+        """Return a verdict for each image of an object in a namespace, within the time (seconds)."""
+        until_s = self._clock_s() + within_s
+        judging = {written: self._begin(written, namespace, until_s) for written in dict.fromkeys(images)}
+        tasks = [each.task for each in judging.values() if isinstance(each, _Running) and each.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
-        late = self._unknown(f"the registry did not answer within {within_s:g} seconds")
 
-        def verdict(judged: Verdict | asyncio.Task[Verdict]) -> Verdict:
+        def verdict(judged: Verdict | _Running) -> Verdict:
             if isinstance(judged, Verdict):
                 return judged
-            return judged.result() if judged.done() else late
+            if judged.task is not None and judged.task.done():
+                return judged.task.result()
+            return self._late(judged)
 
         return {written: verdict(judged) for written, judged in judging.items()}
+
+    def _late(self, running: _Running) -> Verdict:
+        """Return the verdict on an image that was not resolved in time."""
+        if not running.has_turn and self._answered_s.get(running.registry, -math.inf) >= running.since_s:
+            return _BUSY
+        return self._unknown(f"{running.registry} did not answer in time")
 
     def judge_final(self, written: str) -> Verdict:
         """Decide about an image after all changes of the object: only what needs no further change is admitted."""
@@ -158,18 +193,28 @@ class AdmissionImages:
         reason = "it is a tag, and not a digest: another webhook changed it, or the mutating webhook of boltseal was not asked"
         return Verdict(VerdictKind.UNCHECKED if self._terms.fail_open else VerdictKind.REFUSE, reason)
 
-    def _begin(self, written: str) -> Verdict | asyncio.Task[Verdict]:
+    def _begin(self, written: str, namespace: str, until_s: float) -> Verdict | _Running:
         decided = self._without_asking(written) or self._recalled(written)
         if decided is not None:
             return decided
         running = self._running.get(written)
         if running is not None:
+            running.until_s = max(running.until_s, until_s)
             return running
-        if len(self._running) >= MAX_WAITING:
-            return self._unknown(f"{MAX_WAITING} other images are being resolved; try again")
-        task = self._running[written] = asyncio.create_task(self._judge(written))
-        task.add_done_callback(lambda _: self._running.pop(written, None))
-        return task
+        if len(self._running) >= MAX_WAITING or self._waiting_of[namespace] >= MAX_WAITING_OF_ONE:
+            return _BUSY
+        reference = Reference.parse(written).complete
+        running = self._running[written] = _Running(reference.registry, namespace, self._clock_s(), until_s)
+        self._waiting_of[namespace] += 1
+        running.task = asyncio.create_task(self._judge(written, reference, running))
+        running.task.add_done_callback(lambda _: self._end(written, namespace))
+        return running
+
+    def _end(self, written: str, namespace: str) -> None:
+        del self._running[written]
+        self._waiting_of[namespace] -= 1
+        if not self._waiting_of[namespace]:
+            del self._waiting_of[namespace]
 
     def _without_asking(self, written: str) -> Verdict | None:
         """Steps 1 to 4. Return None for a tag of a registry whose ledger is trusted."""
@@ -199,18 +244,22 @@ class AdmissionImages:
         self._remembered.move_to_end(written)
         return found.verdict
 
-    async def _judge(self, written: str) -> Verdict:
-        reference = Reference.parse(written).complete
+    async def _judge(self, written: str, reference: Reference, running: _Running) -> Verdict:
         try:
             # One at a time for each registry: each run follows and stores the state of its ledger.
-            async with self._registry_locks[reference.registry]:
+            async with self._registry_locks[reference.registry].taken(running.namespace):
+                if running.until_s <= self._clock_s():
+                    return self._late(running)
+                running.has_turn = True
                 proof = await self._proof(reference, reference.tag or Tag("latest"))
         except RemoteMismatch as error:  # an answer that is wrong, and not one that is missing
             return Verdict(VerdictKind.REFUSE, error.message)
         except _CANNOT_CHECK as error:
             return self._unknown(error.message)
         except BoltsealError as error:
+            self._answered_s[reference.registry] = self._clock_s()
             return Verdict(VerdictKind.REFUSE, error.message)
+        self._answered_s[reference.registry] = self._clock_s()
         proven = proof.proven
         verdict = Verdict(
             VerdictKind.PIN, f"entry {proven.entry} of the ledger {proof.ledger}", f"{written}@{proven.digest}"

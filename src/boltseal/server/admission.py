@@ -4,8 +4,8 @@
     POST /validate    AdmissionReview, for a ValidatingWebhookConfiguration
     GET  /healthz     200 while the process answers
 
-The API server adds `?timeout=10s`; the answer comes before that. A request that can't be answered gets 400 or 413, and an unexpected
-error 500: the cluster then does what `failurePolicy` says. One worker process serves; it is replaced when the certificate's
+The API server adds `?timeout=10s`; the answer comes before that. A request that is no review gets 400 or 413, and an unexpected
+error 500: the cluster then does what `failurePolicy` says. A review that is too large is refused like any object that can't be judged. One worker process serves; it is replaced when the certificate's
 files have changed, which is checked every ten seconds.
 """
 
@@ -34,7 +34,7 @@ from starlette.types import Receive, Scope, Send
 from boltseal.commands.admission import ANSWERS_WITHIN_S, AdmissionWebhook
 from boltseal.commands.admission_images import AdmissionImages, AdmissionTerms
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.deploy.kube.admission_review import MAX_REVIEW_BYTES
+from boltseal.deploy.kube.admission_review import BEGINNING_BYTES, MAX_REVIEW_BYTES
 from boltseal.errors import BoltsealError, Invalid, TooLarge, Unavailable
 from boltseal.server import logs
 from boltseal.server.api.errors import status_of
@@ -42,6 +42,8 @@ from boltseal.server.listen_address import ListenAddress
 from boltseal.server.storage.certificate import check_certificate
 
 BODY_WITHIN_S: Final = 10.0
+MAX_RECEIVED_BYTES: Final = 64 * 1024 * 1024
+"""A review that is too large is received up to this size and not kept, so that the API server reads the answer."""
 LOOK_EVERY_S: Final = 10.0
 """How often the files of the certificate are read."""
 SHARE_OF_TIMEOUT: Final = 0.8
@@ -63,10 +65,19 @@ class AdmissionServer:
     key: Path
 
 
+class ReviewTooLarge(TooLarge):
+    """A review of more than MAX_REVIEW_BYTES. `beginning`: its first bytes."""
+
+    def __init__(self, beginning: bytes) -> None:
+        super().__init__(f"the review has more than {MAX_REVIEW_BYTES} bytes")
+        self.beginning = beginning
+
+
 class AdmissionApp:
     """The ASGI application of the webhook."""
 
     def __init__(self, webhook: AdmissionWebhook) -> None:
+        self._webhook = webhook
         self._answers: dict[str, Callable[[bytes, float], Awaitable[bytes]]] = {
             "/mutate": webhook.mutate,
             "/validate": webhook.validate,
@@ -91,6 +102,9 @@ class AdmissionApp:
             return 405, b"use POST\n"
         try:
             return 200, await answer(await _read(receive), _within_s(scope))
+        except ReviewTooLarge as error:
+            refused = self._webhook.refuse_too_large(error.beginning)
+            return (200, refused) if refused is not None else (413, f"{error.message}\n".encode())
         except BoltsealError as error:
             _log.warning("review not answered", path=path, reason=error.message)
             return status_of(type(error)), f"{error.message}\n".encode()
@@ -100,17 +114,22 @@ class AdmissionApp:
 
 
 async def _read(receive: Receive) -> bytes:
-    """Return the body. Raises: TooLarge, Invalid: the client left, or is too slow."""
-    body = bytearray()
+    """Return the body. Raises: ReviewTooLarge, after all of it was received; Invalid: the client left, or is too slow."""
+    body, received = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_WITHIN_S):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise Invalid("the body ended too early")
-                body += message.get("body", b"")
-                if len(body) > MAX_REVIEW_BYTES:
-                    raise TooLarge(f"the review has more than {MAX_REVIEW_BYTES} bytes")
+                piece = message.get("body", b"")
+                received += len(piece)
+                is_too_large = received > MAX_REVIEW_BYTES
+                body += piece[:BEGINNING_BYTES] if is_too_large else piece
+                if is_too_large:
+                    del body[BEGINNING_BYTES:]
+                if received > MAX_RECEIVED_BYTES or (is_too_large and not message.get("more_body", False)):
+                    raise ReviewTooLarge(bytes(body))
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError as error:

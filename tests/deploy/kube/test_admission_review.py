@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boltseal.deploy.kube.admission_review import (
+    BEGINNING_BYTES,
     MAX_IMAGES,
     POD_SPECS,
-    Review,
     ReviewInvalid,
     Verdict,
     VerdictKind,
     parse_review,
+    refuse_too_large,
     review_response,
 )
 from tests.deploy.kube.reviews import UID, object_of, review
@@ -90,8 +92,8 @@ def test_a_name_that_is_there_twice_hides_no_image() -> None:
     assert len(paths(review(pod, pod, "UPDATE"))) == 2
 
 
-def test_ephemeral_containers_are_judged_alone_in_their_own_request() -> None:
-    """`kubectl debug` updates pods/ephemeralcontainers, which can change no other image."""
+def test_a_debug_container_is_judged_and_the_containers_beside_it_are_not() -> None:
+    """`kubectl debug` updates pods/ephemeralcontainers; the images of before are not asked about again."""
     before = POD | {"ephemeralContainers": []}
     raw = review(object_of("Pod", POD), object_of("Pod", before), "UPDATE", subResource="ephemeralcontainers")
 
@@ -189,9 +191,65 @@ def test_an_unchecked_image_is_a_warning() -> None:
 )
 @pytest.mark.parametrize("kind", ["Pod", "CronJob"])
 def test_a_shape_that_is_not_understood_is_refused(kind: str, spec: object) -> None:
-    """An object whose images can't be found is not taken for one without images."""
-    with pytest.raises(ReviewInvalid):
-        parse_review(review(object_of(kind, spec)))
+    """An object whose images can't be found is refused by a response, and not by an error, which failurePolicy Ignore admits."""
+    raw = review(object_of(kind, spec))
+    response = answered(raw, {})
+
+    assert parse_review(raw).images == ()
+    assert (response["allowed"], response["status"]["code"]) == (False, 403)
+    assert response["status"]["message"].startswith(f"boltseal refuses {kind} shop/web: ")
+
+
+@pytest.mark.parametrize("kind", ["Pod", "CronJob"])
+def test_a_former_object_that_is_not_understood_refuses_the_update(kind: str) -> None:
+    """What an update changes is not known then."""
+    raw = review(object_of(kind, POD), object_of(kind, {"containers": "x"}), "UPDATE")
+
+    assert answered(raw, {})["allowed"] is False
+
+
+def test_a_review_that_is_too_large_is_refused_by_its_first_bytes() -> None:
+    """The API server sends the uid before anything that a user wrote, so an object of any size gets a refusal."""
+    refused = refuse_too_large(review(object_of("Pod", POD))[:BEGINNING_BYTES])
+
+    assert refused is not None
+    assert json.loads(refused)["response"]["uid"] == UID
+    assert json.loads(refused)["response"]["allowed"] is False
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"",
+        b" " * BEGINNING_BYTES,
+        b'{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"object":{"uid":"a"}',
+        b'{"spec":{"request":{"uid":"a"}',
+        b'{"request":{"uid":""',
+        b'{"request":{"uid":"' + b"x" * 201 + b'"',
+        b'{"request":{"uid":"\xff"',
+    ],
+)
+def test_a_text_without_a_uid_at_its_beginning_is_no_review(beginning: bytes) -> None:
+    """No uid is taken from another place, where a user may have written it."""
+    assert refuse_too_large(beginning) is None
+
+
+def test_the_time_of_an_update_grows_with_its_containers_and_not_with_their_square() -> None:
+    """An object that grew to many containers by updates does not stop the webhook."""
+
+    def time_of(count: int) -> float:
+        shown = object_of(
+            "PodTemplate", {"containers": [{"name": f"c{n}", "image": "r.test/a:1"} for n in range(count)]}
+        )
+        raw = review(shown, shown, "UPDATE")
+        return min(timed(raw) for _ in range(3))
+
+    def timed(raw: bytes) -> float:
+        began = time.thread_time()
+        assert parse_review(raw).images == ()
+        return time.thread_time() - began
+
+    assert time_of(20_000) < 40 * time_of(2_000)
 
 
 @pytest.mark.parametrize(
@@ -239,14 +297,11 @@ JSON = st.recursive(
 
 @given(spec=JSON)
 def test_any_object_is_refused_or_its_images_are_found(spec: Any) -> None:
-    """Whatever a user writes as a specification, the result is an error or images at the paths that are named."""
+    """Whatever a user writes as a specification, the result is a refusal or images at the paths that are named."""
     shown = object_of("Pod", spec)
-    try:
-        found = parse_review(review(shown))
-    except ReviewInvalid:
-        return
+    found = parse_review(review(shown))
 
-    assert isinstance(found, Review)
+    assert not (found.unreadable and found.images)
     assert all(at(shown, image.path) == image.written for image in found.images)
 
 

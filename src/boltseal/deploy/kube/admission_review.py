@@ -7,18 +7,20 @@
     CronJob                                               spec.jobTemplate.spec.template.spec
 
 In each of these: `containers`, `initContainers`, `ephemeralContainers`, and volumes with an image. An update is asked only about the
-images that it changes: an object that was created before must stay usable, and its pods are asked about when they are created. An
-update of `pods/ephemeralcontainers` can change nothing else, so it is asked about nothing else.
+images that it changes: an object that was created before must stay usable, and its pods are asked about when they are created.
 
-The review is from the API server, the object in it from any user of the cluster: it may have any shape. A shape that is not understood is
-refused (`ReviewInvalid`), and never taken for an object without images.
+The review is from the API server, the object in it from any user of the cluster: it may have any shape and size. An object that can't be
+judged is refused by a response. An error (`ReviewInvalid`) is only for a request that is no review: with `failurePolicy: Ignore` the
+API server admits the object after an error, so no user may be able to cause one.
 """
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -33,6 +35,8 @@ MAX_REVIEW_BYTES: Final = 8 * 1024 * 1024
 """An object has at most 3 MiB, and an update has the former object too."""
 MAX_IMAGES: Final = 500
 MAX_MESSAGE: Final = 4000
+BEGINNING_BYTES: Final = 1024
+"""How much of a review that is too large is kept, to find its uid."""
 _TEMPLATE: Final = ("spec", "template", "spec")
 POD_SPECS: Final[Mapping[str, tuple[str, ...]]] = {
     "Pod": ("spec",),
@@ -46,8 +50,12 @@ POD_SPECS: Final[Mapping[str, tuple[str, ...]]] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template", "spec"),
 }
 """Where the specification of the pods is, by the kind of the object."""
-EPHEMERAL: Final = "ephemeralContainers"
-CONTAINERS: Final = ("containers", "initContainers", EPHEMERAL)
+CONTAINERS: Final = ("containers", "initContainers", "ephemeralContainers")
+_uid_of = re.compile(
+    rb'\s*\{(?:\s*"(?:kind|apiVersion)"\s*:\s*"[\w./]{1,80}"\s*,)*\s*"request"\s*:\s*\{\s*"uid"\s*:\s*"([\w-]{1,200})"',
+    re.ASCII,
+).match
+"""The API server sends the uid before anything that a user has written."""
 
 
 class ReviewInvalid(Invalid):
@@ -64,11 +72,16 @@ class PodImage:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A review. `subject`: the object for messages. `images`: those that have to be judged."""
+    """A review. `subject`: the object for messages. `images`: those that have to be judged.
+
+    `unreadable`: why the object is refused without a look at its images; "" if it can be judged.
+    """
 
     uid: str
     subject: str
     images: tuple[PodImage, ...]
+    namespace: str = ""
+    unreadable: str = ""
 
 
 class VerdictKind(StrEnum):
@@ -92,8 +105,12 @@ class Verdict:
     replacement: str = ""
 
 
+class _ShapeUnknown(Exception):
+    """The object has another shape than that of its kind."""
+
+
 def parse_review(raw: bytes) -> Review:
-    """Parse the body of a request. Raises: ReviewInvalid."""
+    """Parse the body of a request. Raises: ReviewInvalid: it is no review, or of a kind that is not judged."""
     try:
         document = decode(raw, dict[str, Any])
     except msgspec.DecodeError as error:
@@ -118,19 +135,37 @@ def parse_review(raw: bytes) -> Review:
         raise ReviewInvalid(
             f"objects of kind {quote(str(kind), 80)} are not judged; expected one of {', '.join(POD_SPECS)}"
         )
-    lists = (EPHEMERAL,) if request.get("subResource") == EPHEMERAL else CONTAINERS
-    images = _images(shown, at, lists)
-    if operation == "UPDATE":
-        before = dict(_by_name(_table(request, "oldObject", "request.oldObject"), at, lists))
-        images = {where: image for where, image in images.items() if before.get(image.name) != image.written}
+    before = _table(request, "oldObject", "request.oldObject") if operation == "UPDATE" else None
+    namespace = request.get("namespace")
+    subject = _subject(request, shown, str(kind))
+    review = Review(uid, subject, (), namespace if isinstance(namespace, str) else "")
+    try:
+        images = _images(shown, at)
+        if before is not None:
+            former = dict(_by_name(before, at))
+            images = {where: image for where, image in images.items() if former.get(image.name) != image.written}
+    except _ShapeUnknown as error:
+        return replace(review, unreadable=str(error))
     if len(images) > MAX_IMAGES:
-        raise ReviewInvalid(f"the object names {len(images)} images; at most {MAX_IMAGES} are judged")
-    found = tuple(PodImage(where, image.written) for where, image in images.items())
-    return Review(uid, _subject(request, shown, str(kind)), found)
+        return replace(review, unreadable=f"it names {len(images)} images; at most {MAX_IMAGES} are judged")
+    return replace(review, images=tuple(PodImage(where, image.written) for where, image in images.items()))
+
+
+def refuse_too_large(beginning: bytes) -> bytes | None:
+    """Return the refusal of a review of which only the first bytes were kept; None: they have no uid, so it is no review."""
+    found = _uid_of(beginning)
+    if found is None:
+        return None
+    return refusal(
+        found[1].decode(),
+        f"boltseal refuses the object: its review has more than {MAX_REVIEW_BYTES} bytes, so its images can't be judged",
+    )
 
 
 def review_response(review: Review, verdicts: Mapping[str, Verdict]) -> bytes:
     """Return the response to a review, with a verdict for each image as it is written."""
+    if review.unreadable:
+        return refusal(review.uid, f"boltseal refuses {review.subject}: {review.unreadable}")
     judged = [(image, verdicts[image.written]) for image in review.images]
     refused = [_line(image, verdict) for image, verdict in judged if verdict.kind is VerdictKind.REFUSE]
     if refused:
@@ -163,26 +198,27 @@ class _NamedImage:
     written: str
 
 
-def _images(shown: Mapping[str, Any], at: Sequence[str], lists: Sequence[str]) -> dict[str, _NamedImage]:
-    """Return the images of an object by their JSON Pointers. Raises: ReviewInvalid: the shape is not that of pods."""
-    spec: Mapping[str, Any] = shown
+def _images(shown: Mapping[str, Any], at: Sequence[str]) -> dict[str, _NamedImage]:
+    """Return the images of an object by their JSON Pointers. Raises: _ShapeUnknown: the shape is not that of pods."""
+    spec: object = shown
     for depth, word in enumerate(at, 1):
-        spec = _table(spec, word, ".".join(at[:depth]))
+        spec = spec.get(word) if isinstance(spec, dict) else None
+        if not isinstance(spec, dict):
+            raise _ShapeUnknown(f"{'.'.join(at[:depth])} is not an object")
+    assert isinstance(spec, dict)  # noqa: S101  # `at` is never empty
     found = {}
-    for word in lists:
+    for word in CONTAINERS:
         for number, container in _items(spec, word):
             written = container.get("image")
             if written is None or written == "":  # the API server refuses a pod with it; a template may lack it
                 continue
             found[f"/{'/'.join(at)}/{word}/{number}/image"] = _image(word, number, container, written)
-    if EPHEMERAL in lists and len(lists) == 1:
-        return found
     for number, volume in _items(spec, "volumes"):
         source = volume.get("image")
         if source is None:
             continue
         if not isinstance(source, dict):
-            raise ReviewInvalid(f"volumes[{number}].image is not an object")
+            raise _ShapeUnknown(f"volumes[{number}].image is not an object")
         written = source.get("reference")
         if written is not None and written != "":
             found[f"/{'/'.join(at)}/volumes/{number}/image/reference"] = _image("volumes", number, volume, written)
@@ -191,17 +227,15 @@ def _images(shown: Mapping[str, Any], at: Sequence[str], lists: Sequence[str]) -
 
 def _image(word: str, number: int, item: Mapping[str, Any], written: object) -> _NamedImage:
     if not isinstance(written, str):
-        raise ReviewInvalid(f"the image of {word}[{number}] is not a text")
+        raise _ShapeUnknown(f"the image of {word}[{number}] is not a text")
     return _NamedImage((word, str(item.get("name"))), written)
 
 
-def _by_name(
-    before: Mapping[str, Any], at: Sequence[str], lists: Sequence[str]
-) -> Iterator[tuple[tuple[str, str], str]]:
+def _by_name(before: Mapping[str, Any], at: Sequence[str]) -> Iterator[tuple[tuple[str, str], str]]:
     """Yield the images of the former object by the names of their containers; none for a name that is there twice."""
-    images = list(_images(before, at, lists).values())
-    names = [image.name for image in images]
-    yield from ((image.name, image.written) for image in images if names.count(image.name) == 1)
+    images = list(_images(before, at).values())
+    times = Counter(image.name for image in images)
+    yield from ((image.name, image.written) for image in images if times[image.name] == 1)
 
 
 def _items(spec: Mapping[str, Any], word: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -209,10 +243,10 @@ def _items(spec: Mapping[str, Any], word: str) -> Iterator[tuple[int, Mapping[st
     if items is None:
         return
     if not isinstance(items, list):
-        raise ReviewInvalid(f"{word} is not a list")
+        raise _ShapeUnknown(f"{word} is not a list")
     for number, item in enumerate(items):
         if not isinstance(item, dict):
-            raise ReviewInvalid(f"{word}[{number}] is not an object")
+            raise _ShapeUnknown(f"{word}[{number}] is not an object")
         yield number, item
 
 
