@@ -71,6 +71,18 @@ def test_a_certificate_with_any_other_byte_is_refused(byte: int) -> None:
                 verify_chain([leaf[:at] + bytes([byte]) + leaf[at + 1 :], above], trusted, NOW, NOW)
 
 
+def test_a_certificate_whose_signature_has_unused_bits_is_refused() -> None:
+    """Its bytes would be another certificate with the same valid signature."""
+    leaf, above = next(chain for chain in (ROOT.issue().chain for _ in range(1000)) if chain[0][-1] & 7 == 0)
+    signature = x509.load_der_x509_certificate(leaf).signature
+    changed = leaf[: -len(signature) - 1] + b"\3" + signature
+
+    assert x509.load_der_x509_certificate(changed).signature == signature
+    verify_chain([leaf, above], Authorities.parse(ROOT.pem), NOW, NOW)
+    with pytest.raises(SignatureInvalid, match="can't be read"):
+        verify_chain([changed, above], Authorities.parse(ROOT.pem), NOW, NOW)
+
+
 def test_the_root_of_an_attacker_does_not_borrow_the_name_of_the_trusted_one() -> None:
     """A trusted certificate beside a chain of one's own is not above it."""
     mine = root().issue()

@@ -122,8 +122,10 @@ def verify_chain(chain: Sequence[bytes], authorities: Authorities, at: datetime,
     try:
         certificates = [x509.load_der_x509_certificate(each) for each in chain]
         certificates[0].public_key()
-        for each in certificates:
+        for raw, each in zip(chain, certificates, strict=True):
             _ = each.subject, each.issuer, each.extensions  # parsed only here, and each may fail
+            if not raw.endswith(b"\0" + each.signature):
+                raise ValueError("the signature has unused bits, of which any value would verify")
         # 2
         if not any(each in authorities.certificates for each in chain):
             raise SignatureInvalid(f"no trusted authority issued the certificate of {_subject(certificates[0])}")
