@@ -84,7 +84,7 @@ async def test_publish_gives_the_tag_to_an_image_that_the_identity_signed(
 MISTAKES = {
     "no root": ("identity=a@acme.example,issuer=https://accounts.example.com", "trusted_root is missing"),
     "twice": ("identity=a,identity=b,issuer=https://accounts.example.com,trusted_root=ROOT", "identity is there twice"),
-    "no file": ("identity=a,issuer=https://accounts.example.com,trusted_root=gone.json", "gone.json can't be read"),
+    "no file": ("identity=a,issuer=https://accounts.example.com,trusted_root=gone.json", '"gone.json" can\'t be read'),
     "no trusted root": ("identity=a,issuer=https://accounts.example.com,trusted_root=KEY", "is not JSON"),
     "no issuer": ("identity=a,issuer=accounts,trusted_root=ROOT", "begins with https://"),
     "everyone": ("trusted_root=ROOT,issuer=https://accounts.example.com,identity=*", "everyone that the issuer knows"),
