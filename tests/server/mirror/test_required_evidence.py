@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -14,11 +15,11 @@ import pytest
 from boltseal.events import Event, TagHeld
 from boltseal.signatures.evidence import MAX_MANIFESTS
 from boltseal.signatures.sigstore_bundle import BUNDLE
-from tests.fakes.upstream import FakeUpstream, status
-from tests.images import OCI_INDEX, OCI_MANIFEST, Document, error_of, image, push, signature_tag
+from tests.fakes.upstream import Asked, FakeUpstream, status
+from tests.images import OCI_INDEX, OCI_MANIFEST, Document, error_of, image, push, put, signature_tag
 from tests.server.mirror.mirrors import NAME, mirroring
 from tests.server.mirror.observed import observed, story
-from tests.server.mirror.push_proxies import APP, entries, tags_upstream
+from tests.server.mirror.push_proxies import APP, HEAD, entries, reserved, tags_upstream
 from tests.signatures.notation_certificates import root
 from tests.signatures.signed_documents import bundled, keyless, notarized, signed
 from tests.signatures.signers import Signer
@@ -296,3 +297,31 @@ async def test_a_push_of_what_is_served_already_needs_nothing(
         other = await push(gate.client, APP, "latest", TWO)
 
     assert (same.status_code, other.status_code) == (201, 409)
+
+
+@pytest.mark.slow
+async def test_an_undecided_push_is_judged_again_before_it_is_served(
+    data: Path, pushable: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """The next process finds that upstream took a push; if the signature is gone by then, the tag is not published here."""
+    tag = HEAD.removeprefix("HEAD ")
+    async with mirroring(data, pushable, rule=rule, push=True) as gate:
+        await push(gate.client, APP, ONE.digest, ONE)
+        sign(pushable, ONE, VENDOR)
+
+        async def gone(_: Asked, writer: asyncio.StreamWriter) -> None:
+            pushable.answers[f"HEAD {tag}"] = status(503)
+            writer.write(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
+
+        pushable.after[f"PUT {tag}"] = gone
+        undecided = await put(gate.client, APP, "1.4.2", ONE)
+        pushable.answers.clear()
+        pushable.after.clear()
+        del pushable.manifests["team/app"][signature_tag(ONE)]
+        other = await push(gate.client, APP, "1.4.2", TWO)
+        served = await pull(gate.client)
+
+    assert (undecided.status_code, other.status_code, served.status_code) == (503, 409, 403)
+    assert tags_upstream(pushable) == {"1.4.2": ONE.digest}
+    assert entries(data) == []
+    assert reserved(data) == []
