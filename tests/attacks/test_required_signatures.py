@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import httpx2
@@ -11,17 +12,19 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.rules import Rule as PolicyRule
 from boltseal.policy.seal import Identity
 from boltseal.server.auth.actor import ANONYMOUS
-from boltseal.server.registry.evidence_checks import EvidenceChecks
+from boltseal.server.registry.evidence_checks import CHECKS_AT_ONCE, EvidenceChecks
 from boltseal.server.registry.manifests import Manifests
 from boltseal.server.registry.models import UNCONDITIONAL, JudgedEvidence, ManifestUpload
 from boltseal.server.registry.required_evidence import EvidenceChanged
 from boltseal.server.registry.tag_refusals import TagUnsigned
 from boltseal.server.registry.tag_writer import TagWriter
-from boltseal.signatures.evidence import MAX_LAYERS
+from boltseal.signatures.evidence import MAX_LAYERS, MAX_MANIFESTS
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.simple_signing import SIMPLE_SIGNING
+from boltseal.signatures.trusted_root import TrustedRoot
 from tests.bare_registry import OCI, SHOP, BareRegistry, Opener
 from tests.images import Blob, Document, artifact, image, meaning, push, put, signature_tag
 from tests.serving import Rule, serving
@@ -119,6 +122,66 @@ async def test_signatures_among_other_referrers_are_found(data: Path, rules: Seq
         answer = await put(registry.client, "shop/app", "1.4.2", IMAGE)
 
     assert answer.status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("count", "artifact_type", "note_bytes"),
+    [(MAX_MANIFESTS + 20, "application/spdx+json", 1), (4, BUNDLE, 4_000_000)],
+    ids=["many", "large"],
+)
+async def test_other_referrers_hide_no_signature(
+    open_shop: Opener, tmp_path: Path, count: int, artifact_type: str, note_bytes: int
+) -> None:
+    """Hundreds of scan results, or a few referrers of megabytes, come before the signature in the list, and it is found."""
+    (tmp_path / "release.pub").write_bytes(RELEASE.pem)
+    shop = open_shop({"tag": "[0-9]*", "require": [{"key": "release.pub"}]})
+    body = await shop.image("much attached")
+    digest = Digest.of(body)
+    await shop.push(body, digest)
+    about = {"subject": {"mediaType": OCI, "digest": str(digest), "size": len(body)}}
+    empty = json.loads(await shop.image("empty")) | about | {"artifactType": artifact_type, "layers": []}
+    layer = await shop.blob(encoded(RELEASE.bundle(encoded(statement(digest))))) | {"mediaType": BUNDLE}
+    true = next(
+        raw
+        for number in range(10_000)
+        if Digest.of(
+            raw := encoded(empty | {"artifactType": BUNDLE, "layers": [layer], "annotations": {"n": str(number)}})
+        ).hex.startswith("ff")
+    )
+    await shop.push(true, Digest.of(true))
+    for number in range(count):
+        other = encoded(empty | {"annotations": {"n": f"{number} {'x' * note_bytes}"}})
+        await shop.push(other, Digest.of(other))
+
+    assert (await shop.push(body, "1.4.2")).tags == (Tag("1.4.2"),)
+
+
+class _Counting(EvidenceChecks):
+    """Counts the checks that are in progress. `most`: at one time."""
+
+    in_progress, most = 0, 0
+
+    async def _judged(
+        self, repository: Repository, image: Identity, decided: Mapping[int, PolicyRule], roots: Iterable[TrustedRoot]
+    ) -> JudgedEvidence:
+        self.in_progress += 1
+        self.most = max(self.most, self.in_progress)
+        try:
+            return await super()._judged(repository, image, decided, roots)
+        finally:
+            self.in_progress -= 1
+
+
+async def test_a_few_checks_at_once_have_evidence_in_memory(open_shop: Opener, tmp_path: Path) -> None:
+    """Of a hundred pushes at once a few have their evidence in memory, up to 32 MiB each, and the others wait."""
+    (tmp_path / "release.pub").write_bytes(RELEASE.pem)
+    shop = open_shop({"require": [{"key": "release.pub"}]})
+    checks = _Counting(shop.registry.rules, shop.registry.pulls)
+    image_ = Identity(Digest.of(b"image"), OCI)
+    judged = await asyncio.gather(*(checks.judged(SHOP, image_, (Tag("1.4.2"),)) for _ in range(20)))
+
+    assert all(each is not None and each.verdicts[1].missing for each in judged)
+    assert checks.most == CHECKS_AT_ONCE
 
 
 async def _push_by_digest(client: httpx2.AsyncClient, document: Document) -> None:

@@ -28,7 +28,7 @@ class Runs:
 
 
 async def test_a_group_with_many_tasks_delays_another_by_one_of_them() -> None:
-    """Groups take turns; within a group the tasks keep their order."""
+    """The groups get the lock one after another; within a group the tasks keep their order."""
     runs = Runs()
     tasks = runs.begin("a", "a1", "a2", "a3", "a4") + runs.begin("b", "b1", "b2") + runs.begin("c", "c1")
     await asyncio.gather(*tasks)

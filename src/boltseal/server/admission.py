@@ -17,7 +17,8 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -42,6 +43,8 @@ from boltseal.server.listen_address import ListenAddress
 from boltseal.server.storage.certificate import check_certificate
 
 BODY_WITHIN_S: Final = 10.0
+SMALL_BYTES: Final = 64 * 1024
+LARGE_BYTES: Final = 96 * 1024 * 1024
 MAX_RECEIVED_BYTES: Final = 64 * 1024 * 1024
 """A review that is too large is received up to this size and not kept, so that the API server reads the answer."""
 LOOK_EVERY_S: Final = 10.0
@@ -66,11 +69,64 @@ class AdmissionServer:
 
 
 class ReviewTooLarge(TooLarge):
-    """A review of more than MAX_REVIEW_BYTES. `beginning`: its first bytes."""
+    """A review that is not kept in memory. `beginning`: its first bytes."""
 
     def __init__(self, beginning: bytes) -> None:
-        super().__init__(f"the review has more than {MAX_REVIEW_BYTES} bytes")
+        super().__init__(f"the review has more than {MAX_REVIEW_BYTES} bytes, or too many large ones are read now")
         self.beginning = beginning
+
+
+class _Bodies:
+    """Reads the bodies of reviews. What each has over SMALL_BYTES shares LARGE_BYTES of memory, so that a crowd can't exhaust it."""
+
+    def __init__(self) -> None:
+        self._large_bytes = 0
+
+    @asynccontextmanager
+    async def reading(self, receive: Receive) -> AsyncIterator[bytes]:
+        """Have a body in memory for the time of the block.
+
+        Raises: ReviewTooLarge, after all of it was received; Invalid: the client left, or is too slow.
+        """
+        body = bytearray()
+        try:
+            await self._read(receive, body)
+            yield bytes(body)
+        finally:
+            self._large_bytes -= max(0, len(body) - SMALL_BYTES)
+
+    async def _read(self, receive: Receive, body: bytearray) -> None:
+        received, is_too_large = 0, False
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Invalid("the body ended too early")
+                    piece, more = message.get("body", b""), message.get("more_body", False)
+                    received += len(piece)
+                    is_too_large = is_too_large or received > MAX_REVIEW_BYTES or not self._fits(len(body), len(piece))
+                    self._keep(body, piece[:BEGINNING_BYTES] if is_too_large else piece)
+                    if is_too_large:
+                        self._drop(body)
+                    if received > MAX_RECEIVED_BYTES or (is_too_large and not more):
+                        raise ReviewTooLarge(bytes(body))
+                    if not more:
+                        return
+        except TimeoutError as error:
+            raise Invalid(f"the body did not arrive within {BODY_WITHIN_S:g} seconds") from error
+
+    def _fits(self, before: int, added: int) -> bool:
+        return before + added <= SMALL_BYTES or self._large_bytes + added <= LARGE_BYTES
+
+    def _keep(self, body: bytearray, piece: bytes) -> None:
+        before = max(0, len(body) - SMALL_BYTES)
+        body += piece
+        self._large_bytes += max(0, len(body) - SMALL_BYTES) - before
+
+    def _drop(self, body: bytearray) -> None:
+        self._large_bytes -= max(0, len(body) - SMALL_BYTES)
+        del body[BEGINNING_BYTES:]
 
 
 class AdmissionApp:
@@ -78,6 +134,7 @@ class AdmissionApp:
 
     def __init__(self, webhook: AdmissionWebhook) -> None:
         self._webhook = webhook
+        self._bodies = _Bodies()
         self._answers: dict[str, Callable[[bytes, float], Awaitable[bytes]]] = {
             "/mutate": webhook.mutate,
             "/validate": webhook.validate,
@@ -101,7 +158,8 @@ class AdmissionApp:
         if method != "POST":
             return 405, b"use POST\n"
         try:
-            return 200, await answer(await _read(receive), _within_s(scope))
+            async with self._bodies.reading(receive) as raw:
+                return 200, await answer(raw, _within_s(scope))
         except ReviewTooLarge as error:
             refused = self._webhook.refuse_too_large(error.beginning)
             return (200, refused) if refused is not None else (413, f"{error.message}\n".encode())
@@ -111,29 +169,6 @@ class AdmissionApp:
         except Exception:  # noqa: BLE001 - the outermost layer: any defect becomes a 500
             _log.exception("internal error", path=path)
             return 500, b"internal error; the log of the webhook has the cause\n"
-
-
-async def _read(receive: Receive) -> bytes:
-    """Return the body. Raises: ReviewTooLarge, after all of it was received; Invalid: the client left, or is too slow."""
-    body, received = bytearray(), 0
-    try:
-        async with asyncio.timeout(BODY_WITHIN_S):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Invalid("the body ended too early")
-                piece = message.get("body", b"")
-                received += len(piece)
-                is_too_large = received > MAX_REVIEW_BYTES
-                body += piece[:BEGINNING_BYTES] if is_too_large else piece
-                if is_too_large:
-                    del body[BEGINNING_BYTES:]
-                if received > MAX_RECEIVED_BYTES or (is_too_large and not message.get("more_body", False)):
-                    raise ReviewTooLarge(bytes(body))
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError as error:
-        raise Invalid(f"the body did not arrive within {BODY_WITHIN_S:g} seconds") from error
 
 
 def _within_s(scope: Scope) -> float:

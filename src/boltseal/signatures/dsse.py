@@ -20,7 +20,7 @@ from boltseal.oci.base64_text import decode_base64
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.public_keys import PublicKey
 from boltseal.signatures.signed_image import CertificateIdentity, SignedImage, Statement
-from boltseal.signatures.strict_json import parse_strict
+from boltseal.signatures.strict_json import parse_strict, parse_unsigned
 
 ENVELOPE: Final = "application/vnd.dsse.envelope.v1+json"
 MAX_ENVELOPE_BYTES: Final = 16 * 1024 * 1024
@@ -61,7 +61,7 @@ class _Statement(msgspec.Struct, rename="camel"):
 
 def verify_attestation(raw: bytes, image: SignedImage, key: PublicKey) -> Statement:
     """Verify an envelope. Raises: SignatureInvalid when it is not strict JSON, or as `verify_envelope`."""
-    return verify_envelope(parse_strict(raw, Envelope, "the envelope", MAX_ENVELOPE_BYTES), image, key)
+    return verify_envelope(parse_unsigned(raw, Envelope, "the envelope", MAX_ENVELOPE_BYTES), image, key)
 
 
 def verify_envelope(envelope: Envelope, image: SignedImage, key: PublicKey) -> Statement:

@@ -37,6 +37,16 @@ MAX_LAYERS: Final = 200
 MAX_BYTES: Final = 32 * 1024 * 1024
 """How much evidence of one image is read: any client that may push can attach more."""
 
+SIGNATURE_TYPES: Final = frozenset(
+    {
+        BUNDLE,
+        "application/vnd.cncf.notary.signature",
+        "application/vnd.dev.cosign.artifact.sig.v1+json",
+        "application/vnd.dev.cosign.artifact.att.v1+json",
+    }
+)
+"""The artifact types of referrers that are read first, so that hundreds of SBOMs or scan results hide no signature."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvidenceLayer:

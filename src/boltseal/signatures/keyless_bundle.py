@@ -23,7 +23,7 @@ from boltseal.signatures.dsse import Envelope, payload_of, read_statement, signe
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.signed_image import CertificateIdentity, SignedImage, SigningTime, Statement
 from boltseal.signatures.sigstore_bundle import BUNDLE, MAX_BUNDLE_BYTES
-from boltseal.signatures.strict_json import parse_strict
+from boltseal.signatures.strict_json import parse_unsigned
 
 LOG_ENTRIES: Final = 1
 
@@ -69,7 +69,7 @@ def unverified_payload(raw: bytes) -> bytes:
     A bundle that fails here is refused before another process reads it. Raises: SignatureInvalid at the first step that fails.
     """
     # 1
-    bundle = parse_strict(raw, _Bundle, "the bundle", MAX_BUNDLE_BYTES)
+    bundle = parse_unsigned(raw, _Bundle, "the bundle", MAX_BUNDLE_BYTES)
     if bundle.media_type != BUNDLE:
         raise SignatureInvalid(f"the bundle is of type {quote(bundle.media_type)}; expected {BUNDLE}")
     # 2

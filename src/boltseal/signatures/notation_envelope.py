@@ -24,7 +24,7 @@ from boltseal.errors import quote
 from boltseal.oci.base64_text import decode_base64
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.strict_cbor import CborKey, CborValue, Tagged, parse_strict_cbor
-from boltseal.signatures.strict_json import parse_strict
+from boltseal.signatures.strict_json import parse_unsigned
 
 JWS: Final = "application/jose+json"
 COSE: Final = "application/cose"
@@ -105,8 +105,8 @@ class _Protected(msgspec.Struct, rename=_PROTECTED_NAMES):
 
 
 def _parse_jws(raw: bytes) -> Envelope:
-    jws = parse_strict(raw, _Jws, "the envelope", MAX_NOTATION_BYTES)
-    protected = parse_strict(
+    jws = parse_unsigned(raw, _Jws, "the envelope", MAX_NOTATION_BYTES)
+    protected = parse_unsigned(
         _base64url(jws.protected, "protected"), _Protected, "the protected header", MAX_NOTATION_BYTES
     )
     chain = []

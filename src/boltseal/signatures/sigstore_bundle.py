@@ -20,7 +20,7 @@ from boltseal.signatures.dsse import MAX_ENVELOPE_BYTES, Envelope, verify_envelo
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.public_keys import PublicKey
 from boltseal.signatures.signed_image import SignedImage, Statement
-from boltseal.signatures.strict_json import parse_strict
+from boltseal.signatures.strict_json import parse_unsigned
 
 BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MAX_BUNDLE_BYTES: Final = MAX_ENVELOPE_BYTES
@@ -46,7 +46,7 @@ def verify_bundle(raw: bytes, image: SignedImage, key: PublicKey) -> Statement:
     Raises: SignatureInvalid at the first step that fails.
     """
     # 1
-    bundle = parse_strict(raw, _Bundle, "the bundle", MAX_BUNDLE_BYTES)
+    bundle = parse_unsigned(raw, _Bundle, "the bundle", MAX_BUNDLE_BYTES)
     if bundle.media_type != BUNDLE:
         raise SignatureInvalid(f"the bundle is of type {quote(bundle.media_type)}; expected {BUNDLE}")
     # 2

@@ -12,6 +12,8 @@ from typing import Final, TypeAlias
 from boltseal.signatures.errors import SignatureInvalid
 
 MAX_DEPTH: Final = 8
+MAX_ITEMS: Final = 10_000
+"""A signature has some dozen. Nothing is verified yet, so any client may have written the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ def parse_strict_cbor(raw: bytes, what: str, max_bytes: int) -> CborValue:
     """Parse one item. `what` names the document in errors.
 
     1. It has at most `max_bytes` bytes.
-    2. It is one item of the kinds above, in their shortest form, at most MAX_DEPTH deep.
+    2. It is one item of the kinds above, in their shortest form, at most MAX_DEPTH deep, with at most MAX_ITEMS inside.
     3. Keys of maps are integers or texts, and none is there twice.
     4. Nothing follows it.
 
@@ -60,10 +62,10 @@ _SIMPLE: Final = {20: False, 21: True, 22: None}
 class _Reader:
     raw: bytes
     position: int = 0
+    items: int = 0
 
     def item(self, depth: int) -> CborValue:
-        if depth > MAX_DEPTH:
-            raise ValueError("it is nested too deeply")
+        self._check_bounds(depth)
         (initial,) = self._take(1)
         major, low = initial >> 5, initial & 31
         if major > _TAG:
@@ -86,6 +88,13 @@ class _Reader:
                 return self._map(self._count(number), depth)
             case _:
                 return Tagged(number, self.item(depth + 1))
+
+    def _check_bounds(self, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+        self.items += 1
+        if self.items > MAX_ITEMS:
+            raise ValueError(f"it has more than {MAX_ITEMS} values")
 
     def _map(self, count: int, depth: int) -> dict[CborKey, CborValue]:
         found: dict[CborKey, CborValue] = {}

@@ -16,7 +16,14 @@ from boltseal.errors import NotFound
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.policy.requirements import StoredEvidence
-from boltseal.signatures.evidence import MAX_BYTES, MAX_LAYER_BYTES, MAX_LAYERS, MAX_MANIFESTS, EvidenceLayer
+from boltseal.signatures.evidence import (
+    MAX_BYTES,
+    MAX_LAYER_BYTES,
+    MAX_LAYERS,
+    MAX_MANIFESTS,
+    SIGNATURE_TYPES,
+    EvidenceLayer,
+)
 from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION
 from boltseal.transfer.protocols import ImageSource
 
@@ -44,7 +51,7 @@ async def read_evidence(source: ImageSource, digest: Digest) -> list[StoredEvide
 
 
 async def _manifests(source: ImageSource, digest: Digest) -> AsyncIterator[tuple[Digest, Manifest]]:
-    """Yield the manifests that can be evidence, each once: signature tags first, then referrers."""
+    """Yield the manifests that can be evidence, each once: signature tags first, then referrers, those of signatures first."""
     seen: set[Digest] = set()
     for suffix in _SIGNATURE_TAGS:
         try:
@@ -54,7 +61,8 @@ async def _manifests(source: ImageSource, digest: Digest) -> AsyncIterator[tuple
             continue
         seen.add(found)
         yield found, manifest
-    for entry in (await source.referrers(digest))[:MAX_MANIFESTS]:
+    listed = sorted(await source.referrers(digest), key=lambda entry: entry.artifact_type not in SIGNATURE_TYPES)
+    for entry in listed[:MAX_MANIFESTS]:
         if entry.digest in seen:
             continue
         seen.add(entry.digest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,13 @@ import httpx2
 import pytest
 
 from boltseal.events import Event, TagHeld
-from tests.fakes.upstream import FakeUpstream, status
-from tests.images import OCI_INDEX, Document, error_of, image, signature_tag
+from boltseal.signatures.evidence import MAX_MANIFESTS
+from boltseal.signatures.sigstore_bundle import BUNDLE
+from tests.fakes.upstream import Asked, FakeUpstream, status
+from tests.images import OCI_INDEX, OCI_MANIFEST, Document, error_of, image, push, put, signature_tag
 from tests.server.mirror.mirrors import NAME, mirroring
 from tests.server.mirror.observed import observed, story
+from tests.server.mirror.push_proxies import APP, HEAD, entries, reserved, tags_upstream
 from tests.signatures.notation_certificates import root
 from tests.signatures.signed_documents import bundled, keyless, notarized, signed
 from tests.signatures.signers import Signer
@@ -218,3 +223,105 @@ async def test_a_tag_is_served_when_its_image_is_signed_under_the_authority(
 
     assert (before.status_code, after.content) == (403, ONE.raw)
     assert "a Notation signature by a certificate of O=acme under ca.pem" in error_of(before)[1]
+
+
+async def test_hundreds_of_other_referrers_hide_no_signature(
+    data: Path, upstream: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """What an upstream lists before the signature is not taken for all there is: signatures are read first."""
+    upstream.publish("team/app", "1.4.2", ONE)
+    bundle = upstream.publish("team/app", None, bundled(ONE, VENDOR))
+    sbom = {"mediaType": OCI_MANIFEST, "digest": TWO.digest, "size": 1, "artifactType": "application/spdx+json"}
+    listed = [*[sbom] * MAX_MANIFESTS, bundle.descriptor(artifactType=BUNDLE)]
+    upstream.referrers[ONE.digest] = json.dumps(
+        {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}
+    ).encode()
+    async with mirroring(data, upstream, rule=rule) as mirror:
+        answer = await pull(mirror.client)
+
+    assert answer.content == ONE.raw
+
+
+# --- pushed through the push proxy ---
+
+
+@pytest.fixture
+async def pushable() -> AsyncIterator[FakeUpstream]:
+    """An upstream that accepts pushes."""
+    async with FakeUpstream(takes=True).listening() as listening:
+        yield listening
+
+
+@pytest.mark.parametrize("tag", ["latest", "1.4.2"])
+async def test_a_push_through_the_proxy_is_no_way_around_the_rule(
+    data: Path, pushable: FakeUpstream, rule: list[dict[str, Any]], tag: str, whole_store: None
+) -> None:
+    """What is pushed through this registry is served by it, so it needs the same evidence; a refusal changes nothing."""
+    async with mirroring(data, pushable, rule=rule, push=True) as gate:
+        unsigned = await push(gate.client, APP, tag, ONE)
+        before = tags_upstream(pushable)
+        sign(pushable, ONE, MALLORY)
+        forged = await push(gate.client, APP, tag, ONE)
+        served = await pull(gate.client, tag)
+
+    assert (unsigned.status_code, forged.status_code, served.status_code) == (409, 409, 404)
+    assert unsigned.json()["errors"][0]["detail"]["reason"] == "unsigned"
+    assert "vendor.pub" in unsigned.json()["errors"][0]["detail"]["missing"][0]
+    assert before == {}
+    assert entries(data) == []
+
+
+@pytest.mark.parametrize("named", ["team/app", APP])
+async def test_a_signed_image_is_pushed_through_the_proxy(
+    data: Path, pushable: FakeUpstream, rule: list[dict[str, Any]], named: str, whole_store: None
+) -> None:
+    """The signature may name the repository as the upstream does, or as a signer sees it who signs through this registry."""
+    async with mirroring(data, pushable, rule=rule, push=True) as gate:
+        await push(gate.client, APP, ONE.digest, ONE)
+        await push(gate.client, APP, signature_tag(ONE), signed(ONE, VENDOR, named))
+        answer = await push(gate.client, APP, "latest", ONE)
+        served = await pull(gate.client, "latest")
+
+    assert (answer.status_code, served.content) == (201, ONE.raw)
+    assert tags_upstream(pushable)["latest"] == ONE.digest
+
+
+async def test_a_push_of_what_is_served_already_needs_nothing(
+    data: Path, pushable: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """A tag that was served before the rule keeps its digest, and a push of the same image is accepted as before."""
+    async with mirroring(data, pushable, push=True) as gate:
+        await push(gate.client, APP, "latest", ONE)
+    async with mirroring(data, pushable, rule=rule, push=True) as gate:
+        same = await push(gate.client, APP, "latest", ONE)
+        other = await push(gate.client, APP, "latest", TWO)
+
+    assert (same.status_code, other.status_code) == (201, 409)
+
+
+@pytest.mark.slow
+async def test_an_undecided_push_is_judged_again_before_it_is_served(
+    data: Path, pushable: FakeUpstream, rule: list[dict[str, Any]], whole_store: None
+) -> None:
+    """The next process finds that upstream took a push; if the signature is gone by then, the tag is not published here."""
+    tag = HEAD.removeprefix("HEAD ")
+    async with mirroring(data, pushable, rule=rule, push=True) as gate:
+        await push(gate.client, APP, ONE.digest, ONE)
+        sign(pushable, ONE, VENDOR)
+
+        async def gone(_: Asked, writer: asyncio.StreamWriter) -> None:
+            pushable.answers[f"HEAD {tag}"] = status(503)
+            writer.write(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
+
+        pushable.after[f"PUT {tag}"] = gone
+        undecided = await put(gate.client, APP, "1.4.2", ONE)
+        pushable.answers.clear()
+        pushable.after.clear()
+        del pushable.manifests["team/app"][signature_tag(ONE)]
+        other = await push(gate.client, APP, "1.4.2", TWO)
+        served = await pull(gate.client)
+
+    assert (undecided.status_code, other.status_code, served.status_code) == (503, 409, 403)
+    assert tags_upstream(pushable) == {"1.4.2": ONE.digest}
+    assert entries(data) == []
+    assert reserved(data) == []

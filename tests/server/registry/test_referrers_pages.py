@@ -11,7 +11,20 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.registry.pulls import Pulls
 from boltseal.server.store_factory import open_store
-from tests.images import SBOM_TYPE, Document, artifact, image, index, push, signature_tag
+from tests.images import (
+    OCI_INDEX,
+    OCI_MANIFEST,
+    SBOM_TYPE,
+    Document,
+    artifact,
+    image,
+    index,
+    push,
+    put,
+    signature_tag,
+    to_json,
+)
+from tests.page_views import counted
 from tests.serving import FLOATING, serving, settings_of
 
 REPOSITORY = Repository("shop/app")
@@ -56,3 +69,21 @@ async def test_pages_list_each_referrer_once(data: Path, artifact_type: str | No
             for max_bytes in limits:
                 found = await all_pages(store.registry.pulls, artifact_type, n, max_bytes)
                 assert found == sorted(expected), (n, max_bytes)
+
+
+async def test_a_fallback_tag_that_lists_thousands_costs_a_few_statements(data: Path) -> None:
+    """Any client that may push can list ten thousand digests that nothing has; they are looked up together."""
+    missing = [
+        {"mediaType": OCI_MANIFEST, "digest": str(Digest.of(str(number).encode())), "size": 1} for number in range(3000)
+    ]
+    raw = to_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [LISTED[0].descriptor(), *missing]})
+    async with serving(data, FLOATING) as registry:
+        await push(registry.client, "shop/app", "1.0.0", SUBJECT)
+        await push(registry.client, "shop/app", LISTED[0].digest, LISTED[0])
+        answer = await put(registry.client, "shop/app", signature_tag(SUBJECT, ""), Document(raw, OCI_INDEX))
+    with open_store(settings_of(data, FLOATING)) as store, counted() as statements:
+        found = await all_pages(store.registry.pulls, None, 10, 10**6)
+
+    assert answer.status_code == 201
+    assert found == [LISTED[0].digest]
+    assert len(statements) < 15

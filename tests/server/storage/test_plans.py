@@ -81,6 +81,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "tags of all repositories": lambda tx: tag_states.tags_after(tx, (1, "1.4.2"), 1000),
     "a page of requested rebuilds": lambda tx: rebuild_table.requests_after(tx, ("shop/app:1", "node:16"), 100),
     "tags of upstreams": lambda tx: foreign_tags.tags_after(tx, ("docker.io/library/node", "16"), 1000),
+    "sizes of manifests": lambda tx: queries.sizes_of(tx, SHOP, [DIGEST], "application/x"),
     "held manifests": lambda tx: queries.manifests_of(tx, SHOP, [DIGEST]),
     "count of referrers": lambda tx: queries.count_referrers(tx, 1, DIGEST, 10),
     "what a user holds": lambda tx: usage.total_of(tx, "anonymous"),

@@ -95,6 +95,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "a page of tags": lambda tx: name_lists.tag_names(tx, REPOSITORY, "1.0.1", 10),
     "a page of repositories": lambda tx: name_lists.repository_names(tx, "shop/app2", 5),
     "manifests": lambda tx: queries.manifests_of(tx, REPOSITORY, [DIGEST]),
+    "sizes of manifests": lambda tx: queries.sizes_of(tx, REPOSITORY, [DIGEST], "application/x"),
     "parent manifest": lambda tx: queries.parent_manifest(tx, REPOSITORY, "sha256:b6"),
     "count of referrers": lambda tx: queries.count_referrers(tx, 7, DIGEST, 10),
     "rows of any repository": lambda tx: queries.rows_of_any_repository(tx, [DIGEST]),

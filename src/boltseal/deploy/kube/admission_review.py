@@ -158,7 +158,8 @@ def refuse_too_large(beginning: bytes) -> bytes | None:
         return None
     return refusal(
         found[1].decode(),
-        f"boltseal refuses the object: its review has more than {MAX_REVIEW_BYTES} bytes, so its images can't be judged",
+        f"boltseal refuses the object: its review has more than {MAX_REVIEW_BYTES} bytes, or too many large ones are read now, "
+        "so its images can't be judged",
     )
 
 

@@ -4,7 +4,8 @@ The steps of a push to a tag, under a lock that all processes share (`server.sto
 
 1. Settle what a push whose process died left behind: ask upstream for the outcome (HEAD).
 2. Check the push against the local rules and reserve the tag (`server.registry.reserved_push`).
-3. Ask upstream (HEAD) what the tag resolves to there, where that matters. A sealed tag must be absent or resolve to this
+3. Check that upstream has the evidence which an `[[upstream.rule]]` requires of tags that are served, as this one will be. Ask
+   upstream (HEAD) what the tag resolves to there, where that matters. A sealed tag must be absent or resolve to this
    manifest. An append-only tag must be absent or resolve to the same digest as here. Preconditions apply to upstream's
    state.
 4. Forward what upstream lacks under the manifest. Blobs were forwarded as they arrived, or are mounted from another
@@ -36,20 +37,23 @@ from boltseal.client.errors import (
     RemoteUnavailable,
 )
 from boltseal.errors import BoltsealError, Denied, ErrorCode, Invalid, SealedPut, Unavailable
+from boltseal.keyless.verifier import KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.rules import Mode
 from boltseal.server.mirror.push_parts import PartForwarding
+from boltseal.server.mirror.upstream_evidence import missing_evidence
 from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstreams import Upstream, Upstreams
 from boltseal.server.registry import Registry
 from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
 from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
-from boltseal.server.registry.tag_refusals import NotExtended, TagSealed
+from boltseal.server.registry.tag_refusals import NotExtended, TagSealed, unsigned_for_upstream
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.signatures.signed_image import SignedImage
 
 TAG_LOCK_WAIT_S: Final = 60.0
 OVERTAKEN_WITHIN_S: Final = 0.2
@@ -110,6 +114,7 @@ class PushProxy:
         self._upstreams = upstreams
         self._limits = limits
         self._locks = locks
+        self._keyless = KeylessVerifier()
         self.parts = PartForwarding(registry, store, limits, locks, count=count)
         self._pushes: set[asyncio.Task[Published]] = set()
 
@@ -193,10 +198,29 @@ class PushProxy:
             # 6
             return await reserved_pushes.publish(push)
 
+    async def _check_evidence(self, forward: _Forward) -> None:
+        """Raise TagUnsigned if upstream lacks evidence that a rule of it requires, unless the tag is served at this digest already."""
+        upstream, push, tag = forward.upstream, forward.push, forward.tag
+        remote = upstream.remote(push.repository)
+        requirements = upstream.terms.decide(remote, tag).require
+        if not requirements:
+            return
+        observed = await self.registry.observations.find(push.repository, tag)
+        current = None if observed is None or observed.known.serves is None else observed.known.serves.digest
+        if current == forward.canonical:
+            return
+        image = SignedImage(remote, forward.canonical, push.pushed.manifest.media_type)
+        missing = await missing_evidence(
+            self._limits, upstream, image, requirements, self._keyless, also_named=push.repository
+        )
+        if missing:
+            raise unsigned_for_upstream(tag, push.repository, current, forward.canonical, missing)
+
     async def _forward(self, forward: _Forward, approved: ApprovedPush) -> None:
         upstream, push, tag = forward.upstream, forward.push, forward.tag
         try:
             # 3
+            await self._check_evidence(forward)
             remote = None
             if approved.mode is not Mode.FLOATING or push.conditions != UNCONDITIONAL:
                 remote = await self._head(upstream, push.repository, tag)
@@ -306,9 +330,9 @@ class PushProxy:
                 f"the process of an earlier push of {reservation.push.pushed.digest.short} to {repository}:{tag} died, and "
                 f"{upstream.terms.name} cannot be asked for the outcome: {error.message}"
             ) from error
-        await self._conclude(reservation, remote)
+        await self._conclude(upstream, reservation, remote)
 
-    async def _conclude(self, reservation: Reservation, remote: Digest | None) -> None:
+    async def _conclude(self, upstream: Upstream, reservation: Reservation, remote: Digest | None) -> None:
         push, reserved_pushes = reservation.push, self.registry.reserved_pushes
         name, digest = f"{push.repository}:{reservation.tag}", str(push.pushed.digest)
         if remote != push.pushed.identity.canonical:
@@ -316,6 +340,7 @@ class PushProxy:
             _log.warning("unfinished push dropped", name=name, digest=digest)
             return
         try:
+            await self._check_evidence(_Forward(upstream, push, reservation.tag))
             await reserved_pushes.publish(push)
         except (SealedPut, Invalid) as error:  # the rules or the stored content have changed since the reservation
             await reserved_pushes.drop(push.repository, reservation.tag)

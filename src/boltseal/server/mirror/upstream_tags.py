@@ -51,6 +51,8 @@ FETCHED: Final = 16
 MISSED_US: Final = 10_000_000
 """How long a missing tag is not asked for again: shorter than a window, because it may be pushed soon."""
 FAILED_US: Final = 30_000_000
+MAX_LACKS: Final = 2000
+"""Characters of what is missing: an entry of the log has a bounded size, and a rule may have 256 alternatives."""
 TIMEOUT_S: Final = 8.0
 LOCK_WAIT_S: Final = 30.0
 HEADS: Final = "mirror_heads"
@@ -190,8 +192,8 @@ class UpstreamTags:
         if not terms.require or answer is None or (serves is not None and serves.digest == answer.digest):
             return terms
         image = SignedImage(wanted.remote, answer.digest, answer.media_type)
-        lacks = await missing_evidence(self._limits, wanted.upstream, image, terms.require, self._keyless)
-        return replace(terms, lacks=lacks)
+        missing = await missing_evidence(self._limits, wanted.upstream, image, terms.require, self._keyless)
+        return replace(terms, lacks=" and ".join(map(str, missing))[:MAX_LACKS])
 
     async def _record(
         self, wanted: _MirroredTag, answer: UpstreamAnswer | None, move_terms: MoveTerms, last_asked_us: int

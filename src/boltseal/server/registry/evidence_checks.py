@@ -7,14 +7,15 @@ What counts as evidence of an image is in its own repository:
 
 Of these, layers of known formats are read and verified (`boltseal.signatures`). An attacker who may push can add any number
 of manifests, so a check reads at most MAX_MANIFESTS manifests, MAX_LAYERS layers and MAX_BYTES bytes; the signature tags
-come first. Evidence over these limits counts as missing: it can delay a tag, and never gives one.
+come first, then referrers whose artifact type is that of a signature. Evidence over these limits counts as missing: it can
+delay a tag, and never gives one. CHECKS_AT_ONCE checks of one process read at the same time: each has its evidence in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Final
 
 from boltseal.errors import NotFound
@@ -24,13 +25,25 @@ from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.requirements import StoredEvidence, judge_evidence, trusted_roots
 from boltseal.policy.rule_decision import decide
-from boltseal.policy.rules import RuleSet
+from boltseal.policy.rules import Rule, RuleSet
 from boltseal.policy.seal import Identity
-from boltseal.server.registry.models import JudgedEvidence, ManifestAnswer
+from boltseal.server.registry.models import JudgedEvidence, ManifestAnswer, ReferrerRow
 from boltseal.server.registry.pulls import BlobUnknown, Pulls
-from boltseal.signatures.evidence import MAX_BYTES, MAX_LAYER_BYTES, MAX_LAYERS, MAX_MANIFESTS, EvidenceLayer
+from boltseal.signatures.evidence import (
+    MAX_BYTES,
+    MAX_LAYER_BYTES,
+    MAX_LAYERS,
+    MAX_MANIFESTS,
+    SIGNATURE_TYPES,
+    EvidenceLayer,
+)
 from boltseal.signatures.signed_image import SignedImage
 from boltseal.signatures.simple_signing import SIGNATURE_ANNOTATION
+from boltseal.signatures.trusted_root import TrustedRoot
+
+CHECKS_AT_ONCE: Final = 4
+MAX_LISTED: Final = 1000
+"""How many referrers are listed to find those of signatures, as long as their manifests have at most MAX_BYTES."""
 
 _SIGNATURE_TAGS: Final = (".sig", ".att")
 
@@ -45,6 +58,8 @@ class EvidenceChecks:
         self._rules = rules
         self._pulls = pulls
         self._keyless = keyless or KeylessVerifier()
+        self._places = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._keyless_places = asyncio.Semaphore(CHECKS_AT_ONCE)  # of their own: the process of a check may take long
 
     async def judged(self, repository: Repository, image: Identity, tags: Sequence[Tag]) -> JudgedEvidence | None:
         """Return the judgement on an image for the rules of all tags; None if none of these requires anything.
@@ -54,11 +69,17 @@ class EvidenceChecks:
         decided = {rule.number: rule for tag in tags if (rule := decide(self._rules, repository, tag)).require}
         if not decided:
             return None
+        roots = dict.fromkeys(root for rule in decided.values() for root in trusted_roots(rule.require))
+        async with self._keyless_places if roots else self._places:
+            return await self._judged(repository, image, decided, roots)
+
+    async def _judged(
+        self, repository: Repository, image: Identity, decided: Mapping[int, Rule], roots: Iterable[TrustedRoot]
+    ) -> JudgedEvidence:
         digest = image.canonical
         evidence = [] if self._pulls is None else await _evidence_of(self._pulls, repository, digest)
         signed = SignedImage(repository, digest, image.media_type)
         now_us = time.time_ns() // 1000
-        roots = dict.fromkeys(root for rule in decided.values() for root in trusted_roots(rule.require))
         keyless = await self._keyless.results(roots, evidence)
         verdicts = {
             number: await asyncio.to_thread(judge_evidence, rule.require, signed, evidence, now_us, keyless)
@@ -97,11 +118,24 @@ async def _manifests(pulls: Pulls, repository: Repository, digest: Digest) -> As
             continue
         seen.add(answer.digest)
         yield answer
-    page = await pulls.referrers(repository, digest, None, n=MAX_MANIFESTS)
-    for row in page.rows:
+    for row in await _referrers(pulls, repository, digest):
         found = None if row.digest in seen else await pulls.stored_manifest(repository, row.digest)
         if found is not None:
             yield found
+
+
+async def _referrers(pulls: Pulls, repository: Repository, digest: Digest) -> list[ReferrerRow]:
+    """Return the referrers that are read: those of signatures first, by digest."""
+    rows: list[ReferrerRow] = []
+    after, left_bytes = "", MAX_BYTES
+    while len(rows) < MAX_LISTED and left_bytes > 0:
+        page = await pulls.referrers(repository, digest, None, after=after, n=MAX_LISTED - len(rows))
+        rows += page.rows
+        if not page.more or not page.rows:
+            break
+        after = str(page.rows[-1].digest)
+        left_bytes -= sum(row.size for row in page.rows)
+    return sorted(rows, key=lambda row: row.artifact_type not in SIGNATURE_TYPES)[:MAX_MANIFESTS]
 
 
 async def _blob(pulls: Pulls, repository: Repository, digest: Digest, most: int) -> bytes:

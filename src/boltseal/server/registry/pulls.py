@@ -303,14 +303,8 @@ class Pulls:
                 snapshot, repository, str(digest), artifact_type, after=after, limit=wanted, max_bytes=max_bytes
             )
             listed = set(_fallback_tag_lists(snapshot, repository, digest)) - sizes.keys()
-            found = 0
-            for each in sorted(each for each in listed if each > after):
-                if wanted is not None and found >= wanted:
-                    break
-                held = queries.manifests_of(snapshot, repository, [each]).get(each)
-                if held is not None and artifact_type in (None, held.artifact_type):
-                    sizes[each] = held.size
-                    found += 1
+            held = queries.sizes_of(snapshot, repository, [each for each in listed if each > after], artifact_type)
+            sizes |= dict(sorted(held.items())[:wanted])
             following = sorted(sizes)
             page = _up_to(following[:n], sizes, max_bytes)
             rows = queries.manifests_of(snapshot, repository, page)

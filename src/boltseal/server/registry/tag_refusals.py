@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Tag
+from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import refusal_message
 from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
@@ -92,12 +92,27 @@ def push_not_extending(change: TagChange, current: Digest, pushed: Digest, rule:
 
 def push_unsigned(change: TagChange, pushed: Digest, rule: Rule, missing: Sequence[MissingEvidence]) -> TagUnsigned:
     """Return the refusal to give a tag to an image without the required evidence."""
-    repository, tag = change.repository.name, change.tag
+    return _unsigned(change.tag, change.repository.name, change.current, pushed, rule.why, missing)
+
+
+def unsigned_for_upstream(
+    tag: Tag, repository: Repository, current: Digest | None, pushed: Digest, missing: Sequence[MissingEvidence]
+) -> TagUnsigned:
+    """Return the refusal to give an upstream's tag to an image without the evidence that a rule of the upstream requires."""
+    return _unsigned(tag, repository, current, pushed, "[[upstream.rule]]", missing)
+
+
+def _unsigned(
+    tag: Tag,
+    repository: Repository,
+    current: Digest | None,
+    pushed: Digest,
+    rule: str,
+    missing: Sequence[MissingEvidence],
+) -> TagUnsigned:
     lacks = tuple(each.what for each in missing)
     commands = tuple(dict.fromkeys(each.command for each in missing))
-    detail = RefusalDetail(
-        RefusalReason.UNSIGNED, tag, change.current, pushed, rule=rule.why, missing=lacks, commands=commands
-    )
+    detail = RefusalDetail(RefusalReason.UNSIGNED, tag, current, pushed, rule=rule, missing=lacks, commands=commands)
     return TagUnsigned(refusal_message.put_unsigned(tag, repository, pushed, missing), detail)
 
 

@@ -353,6 +353,19 @@ def referrers(
     return found
 
 
+def sizes_of(snapshot: Snapshot, name: str, wanted: Iterable[str], artifact_type: str | None = None) -> dict[str, int]:
+    """Return the sizes of those manifests that this repository has, by digest. `artifact_type`: only of this type."""
+    query = select(manifest.c.digest, manifest.c.size).join(repository, repository.c.id == manifest.c.repository_id)
+    query = query.where(repository.c.name == name)
+    if artifact_type is not None:
+        query = query.where(manifest.c.artifact_type == artifact_type)
+    found: dict[str, int] = {}
+    for some in batches(wanted, IN_AT_ONCE):
+        rows = snapshot.sql.connection.execute(query.where(manifest.c.digest.in_(some)))
+        found |= {row.digest: row.size for row in rows}
+    return found
+
+
 def count_referrers(tx: UnitOfWork, repository_id: int, subject: str, most: int) -> int:
     """Return how many manifests of a repository have this subject; counts up to `most`."""
     some = select(literal(1)).where(manifest.c.repository_id == repository_id, manifest.c.subject == subject)
