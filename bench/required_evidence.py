@@ -1,7 +1,7 @@
 """`python -m bench.required_evidence`: what a rule's `require` costs the push of a tag.
 
 One registry has a rule for each kind of evidence. An image is pushed by digest with its evidence, as a pipeline does; what is
-measured is the PUT of its tag, which the rule judges. The kinds take turns, so that other load on the machine affects all alike.
+measured is the PUT of its tag, which the rule judges. The kinds alternate, so that other load on the machine affects all alike.
 
     no rule      the image is signed with a key, but its tag needs nothing: what the others are compared with
     key          a signature by a key, under cosign's signature tag
@@ -49,7 +49,7 @@ DAY: Final = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Signers:
-    """Who signs the images."""
+    """The signers of the images."""
 
     release: Signer = field(default_factory=Signer.on_p256)
     others: tuple[Signer, ...] = field(default_factory=lambda: tuple(Signer.on_p256() for _ in range(OTHER_SIGNERS)))

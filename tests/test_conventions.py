@@ -48,6 +48,7 @@ SLEEPS = {
         2,
         "an upstream that does not answer before the server is killed, at once",
     ),
+    "keyless/test_verifier.py": (1, "a library that does not end, in a process that is ended"),
     "real/engines/bridged.py": (1, "the pace of a client"),
     "server/mirror/test_retention.py": (1, "rows are deleted meanwhile, and bytes not yet"),
     "server/mirror/test_tags.py": (1, "a slow upstream"),

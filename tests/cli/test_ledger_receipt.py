@@ -29,16 +29,17 @@ def test_help_names_writing_and_verifying() -> None:
     assert "verify" in output
 
 
-def test_a_receipt_without_a_file_shows_the_usage_of_the_command_that_was_typed() -> None:
-    """Without `-o` the error names the option and the words that the user typed, also in the hint; no hidden subcommand."""
+def test_a_receipt_without_a_file_shows_the_usage_of_the_command_that_writes_it() -> None:
+    """Without a subcommand `write` runs: usage and help are those of `ledger receipt write`, which help lists."""
     run = program.call("ledger", "receipt", "localhost:5000/shop/app:1.4.2")
     shown = program.call("ledger", "receipt", "localhost:5000/shop/app:1.4.2", "--help")
+    listed = program.call("ledger", "receipt", "--help")
 
     assert run.code == 2
     assert "Missing option '-o' / '--output'" in run.err
-    assert "Usage: boltseal ledger receipt [OPTIONS]" in run.err
-    assert "write" not in run.err
-    assert (shown.code, shown.out.splitlines()[0].split("[")[0]) == (0, "Usage: boltseal ledger receipt ")
+    assert "Usage: boltseal ledger receipt write [OPTIONS]" in run.err
+    assert (shown.code, "--in-toto" in shown.out) == (0, True)
+    assert "write" in listed.out
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:

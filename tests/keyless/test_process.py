@@ -78,7 +78,7 @@ def test_a_time_stamp_proves_the_time(stamping: Authority, rekor: Any) -> None:
 
 
 def test_the_time_is_that_of_the_log(stamping: Authority) -> None:
-    """It is the log's promise, else that of the only time stamp; a bundle with two time stamps has none."""
+    """The log's promise counts, else the only time stamp; a bundle with two time stamps has no time."""
     promised = AUTHORITY.bundle(PAYLOAD, Signing(integrated_s=-100))
     stamped = stamping.bundle(PAYLOAD, Signing(rekor=2, integrated_s=None, stamped=True))
     first = timed(stamped, stamping)

@@ -72,7 +72,7 @@ def test_a_certificate_with_any_other_byte_is_refused(byte: int) -> None:
 
 
 def test_a_certificate_whose_signature_has_unused_bits_is_refused() -> None:
-    """Its bytes would be another certificate with the same valid signature."""
+    """Any value of these bits would verify, so one signature would be of several certificates."""
     leaf, above = next(chain for chain in (ROOT.issue().chain for _ in range(1000)) if chain[0][-1] & 7 == 0)
     signature = x509.load_der_x509_certificate(leaf).signature
     changed = leaf[: -len(signature) - 1] + b"\3" + signature

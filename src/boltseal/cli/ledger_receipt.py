@@ -46,21 +46,11 @@ OfOption = Annotated[
 
 
 class _Group(HelpGroup):
-    """Runs the subcommand `write` for `ledger receipt IMAGE`; the others are named."""
+    """Runs the subcommand `write` for `ledger receipt IMAGE` too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {*self.commands, "--help", "-h"}
         return super().parse_args(ctx, args if not args or args[0] in known else [_WRITE, *args])
-
-
-class _WriteCommand(HelpCommand):
-    """The subcommand `write` under the words that a user types, so that usage and errors do not show its own name."""
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse the arguments as those of the group."""
-        if parent is not None:
-            info_name, parent = parent.info_name, parent.parent
-        return super().make_context(info_name, args, parent, **extra)
 
 
 ledger_receipt = typer.Typer(
@@ -74,9 +64,8 @@ ledger_receipt = typer.Typer(
 
 @ledger_receipt.command(
     _WRITE,
-    cls=_WriteCommand,
-    hidden=True,
-    epilog="Example: boltseal ledger receipt localhost:5000/shop/app:1.4.2 -o app.tlog-proof",
+    cls=HelpCommand,
+    epilog="Example: boltseal ledger receipt write localhost:5000/shop/app:1.4.2 -o app.tlog-proof",
 )
 @takes_registry_options
 def write(
@@ -141,7 +130,7 @@ def find(
     expected: OfOption = None,
     witness: WitnessOption = None,
     target: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", show_default=False, help="File for the receipt.")
+        Path | None, typer.Option("-o", "--output", metavar="FILE", show_default=False, help="File to write.")
     ] = None,
     access: RegistryOptions,
     as_json: JsonOption = False,

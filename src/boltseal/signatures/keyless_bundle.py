@@ -32,7 +32,7 @@ LOG_ENTRIES: Final = 1
 class VerifiedBundle:
     """What a bundle proves under a trusted root. `signed`: the sha256 of the bytes that were signed, as 64 hex digits.
 
-    `time`: of the signature; None where more than one time stamp could be meant.
+    `time`: of the signature; None where more than one time stamp is possible.
     """
 
     identity: CertificateIdentity
