@@ -47,7 +47,8 @@ def test_the_script_knows_every_kind_of_entry() -> None:
     """`proof.js` and the pages agree on the kinds that give a tag a digest, and `proof.js` refuses no kind that exists."""
     module = (FOLDER / "proof.js").read_text(encoding="utf-8")
     kinds = {
-        name: json.loads(listed) for name, listed in re.findall(r"^const ([A-Z]+) = (\[.*\]);$", module, re.MULTILINE)
+        name: json.loads(re.sub(r",\s*\]", "]", listed))
+        for name, listed in re.findall(r"^const ([A-Z]+) = (\[.*?\]);$", module, re.MULTILINE | re.DOTALL)
     }
 
     assert {*kinds["RESOLVING"]} == RESOLVING
