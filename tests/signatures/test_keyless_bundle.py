@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -17,7 +19,7 @@ from boltseal.signatures.keyless_bundle import (
     unverified_payload,
     verify_keyless_bundle,
 )
-from boltseal.signatures.signed_image import CertificateIdentity, SignedImage, Statement
+from boltseal.signatures.signed_image import CertificateIdentity, SignedImage, SigningTime, Statement, TimeSource
 from boltseal.signatures.sigstore_bundle import BUNDLE, MAX_BUNDLE_BYTES
 from tests.signatures.signers import Signer, encoded, statement
 
@@ -26,6 +28,7 @@ IMAGE = SignedImage(Repository("shop/app"), DIGEST)
 PAYLOAD = encoded(statement(DIGEST))
 WHO = CertificateIdentity(("release@acme.example",), "https://accounts.example.com")
 ENVELOPE = Signer.on_p256().envelope(PAYLOAD)
+HOLDER = "release@acme.example of https://accounts.example.com"
 
 
 def bundle(envelope: dict[str, Any] | None = None, **material: Any) -> dict[str, Any]:
@@ -46,8 +49,10 @@ def verify(document: dict[str, Any], found: VerifiedBundle | RefusedBundle, imag
 
 
 def test_a_verified_bundle_of_the_identity_is_a_signature() -> None:
-    """The statement names who signed."""
-    assert verify(bundle(), verified()) == Statement(WHO)
+    """The statement names who signed, and when."""
+    time = SigningTime(datetime(2026, 12, 1, tzinfo=UTC), TimeSource.LOG)
+
+    assert verify(bundle(), replace(verified(), time=time)) == Statement(WHO, holder=HOLDER, time=time)
 
 
 UNREADABLE = {
@@ -115,4 +120,4 @@ def test_an_attestation_is_no_signature() -> None:
     payload = encoded(statement(DIGEST, "https://cyclonedx.org/bom", {"a": 1}))
     found = verify(bundle(Signer.on_p256().envelope(payload)), verified(payload))
 
-    assert found == Statement(WHO, "https://cyclonedx.org/bom", {"a": 1})
+    assert found == Statement(WHO, "https://cyclonedx.org/bom", {"a": 1}, holder=HOLDER)
