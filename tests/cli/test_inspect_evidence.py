@@ -21,6 +21,7 @@ from tests.servers import Server
 from tests.signatures.notation_certificates import Holder, root
 from tests.signatures.signed_documents import attested, bundled, notarized, signed
 from tests.signatures.signers import Signer
+from tests.signatures.stamp_authority import StampAuthority
 
 RELEASE, CI, MALLORY = Signer.on_p256(), Signer.on_p256(), Signer.on_p256()
 APP = image("inspected")
@@ -116,6 +117,31 @@ async def test_a_signature_of_notation_has_a_verdict(server: Server, tmp_path: P
     assert found[good.digest]["time"] == "2026-11-01T00:00:00Z"
     assert found[forged.digest]["status"] == "not-verified"
     assert "no trusted authority" in found[forged.digest]["reason"]
+
+
+async def test_a_time_stamp_is_shown_with_its_time(server: Server, tmp_path: Path) -> None:
+    """The certificate expired yesterday; the authority of the option stamped the signature before."""
+    begin, end, day = NOW - YEAR, NOW + YEAR, timedelta(days=1)
+    authority, time_root = root(begin=begin, end=end), root("C=US, O=acme, CN=time root", begin=begin, end=end)
+    stamps = StampAuthority.under(time_root, tmp_path / "time", begin=begin, end=end)
+    old = authority.issue(begin=NOW - YEAR, end=NOW - day)
+    good = notarized(APP, old, "cose", stamping=lambda signature: stamps.stated(signature, NOW - 2 * day))
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    (tmp_path / "tsa.pem").write_bytes(time_root.pem)
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
+        for what in (APP, good):
+            await push(client, "shop/stamped", what.digest, what)
+    ref, ca = f"{server.address}/shop/stamped@{APP.digest}", f"ca={tmp_path}/ca.pem,subject=O=acme"
+    without = await asyncio.to_thread(program.call, "inspect", ref, "--signed-by", ca)
+    done = await asyncio.to_thread(
+        program.call, "inspect", ref, "--signed-by", f"{ca},tsa={tmp_path}/tsa.pem", "--json"
+    )
+    (found,) = done.json["results"][0]["evidence"]
+
+    assert without.code == 1
+    assert "expired at" in " ".join(without.out.split())
+    assert done.code == 0, done.out
+    assert (found["time"], found["time_from"]) == (f"{NOW - 2 * day:%Y-%m-%dT%H:%M:%SZ}", "time stamp")
 
 
 async def test_tables_of_a_rule_can_be_given_as_they_are(server: Server, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.cli import program
 from tests.images import image, meaning, push
 from tests.servers import Server
+from tests.signatures.notation_certificates import root
 from tests.signatures.signed_documents import keyless
 from tests.signatures.sigstore_services import IDENTITY, ISSUER, Authority, Signing
 
@@ -104,8 +105,8 @@ def test_a_signer_that_is_none_is_a_usage_error(tmp_path: Path, value: str, why:
 
 
 def without_the_extra(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run boltseal in a Python that does not find the library of the extra."""
-    code = "import sys; sys.modules['sigstore'] = None; from boltseal.__main__ import main; main()"
+    """Run boltseal in a Python that does not find the libraries of the extra."""
+    code = "import sys; sys.modules['sigstore'] = sys.modules['rfc3161_client'] = None; from boltseal.__main__ import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
     )
@@ -135,6 +136,16 @@ def test_without_the_extra_a_server_does_not_start(
     assert done.returncode == 2
     assert len(errors) == 1
     assert "need the extra sigstore: pip install 'boltseal[sigstore]'" in errors[0]
+
+
+def test_without_the_extra_time_stamps_are_refused(tmp_path: Path) -> None:
+    """They could not be checked, and an expired certificate alone is no evidence."""
+    (tmp_path / "ca.pem").write_bytes(root().pem)
+    value = f"ca={tmp_path}/ca.pem,tsa={tmp_path}/ca.pem,subject=*"
+    done = without_the_extra("inspect", "localhost:1/shop/app:1", "--signed-by", value)
+
+    assert done.returncode == 2
+    assert "time stamps (tsa) need the extra sigstore: pip install 'boltseal[sigstore]'" in done.stderr
 
 
 def test_without_the_extra_an_identity_is_refused(signer: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from msgspec.structs import replace
 
-from boltseal.keyless.process import Result, RootResult, verify
+from boltseal.keyless.process import Line, Result, RootResult, verify
 from boltseal.oci.digest import Digest
 from boltseal.signatures.signed_image import TimeSource
 from tests.signatures.signers import Private, encoded, statement
@@ -34,9 +34,9 @@ def stamping(tmp_path: Path) -> Authority:
     return Authority(TimeStampAuthority.at(tmp_path / "time"))
 
 
-def lines(root: bytes, *bundles: bytes) -> list[RootResult | Result]:
+def lines(root: bytes, *bundles: bytes) -> list[Line]:
     """Return what the process prints, line by line."""
-    sent: list[RootResult | Result] = []
+    sent: list[Line] = []
     verify(root, list(bundles), sent.append)
     return sent
 

@@ -6,9 +6,12 @@ import asyncio
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +19,19 @@ from boltseal.keyless.verifier import KeylessUnavailable, KeylessVerifier
 from boltseal.oci.digest import Digest
 from boltseal.policy.keyless_signers import CheckedBundle
 from boltseal.policy.requirements import StoredEvidence
+from boltseal.signatures.certificate_chains import Authorities
 from boltseal.signatures.dsse import ENVELOPE
 from boltseal.signatures.evidence import EvidenceLayer
 from boltseal.signatures.keyless_bundle import RefusedBundle, VerifiedBundle
+from boltseal.signatures.notation_envelope import COSE, JWS
 from boltseal.signatures.signed_image import CertificateIdentity, TimeSource
 from boltseal.signatures.sigstore_bundle import BUNDLE
+from boltseal.signatures.time_stamps import RefusedStamp, VerifiedStamp
 from boltseal.signatures.trusted_root import TrustedRoot
+from tests.signatures.notation_certificates import cose, jws, root
 from tests.signatures.signers import Signer, encoded, statement
 from tests.signatures.sigstore_services import IDENTITY, ISSUER, Authority, pae
+from tests.signatures.stamp_authority import StampAuthority
 
 PAYLOAD = encoded(statement(Digest.of(b"image")))
 AUTHORITY = Authority()
@@ -232,6 +240,62 @@ async def test_what_is_verified_before_the_time_is_over_counts(program: Callable
 
     assert first == {checked(ROOT, OTHERS[0]): RefusedBundle("no")}
     assert both == {checked(ROOT, each): RefusedBundle("no") for each in OTHERS}
+
+
+EXPIRED_AT = datetime.fromtimestamp(time.time(), UTC).replace(microsecond=0) - timedelta(days=1)
+EARLIER = EXPIRED_AT - timedelta(days=100)
+VALID: dict[str, Any] = {"begin": EARLIER, "end": EXPIRED_AT + timedelta(days=100)}
+
+
+async def test_time_stamps_of_expired_signatures_are_verified(tmp_path: Path) -> None:
+    """Those of other signatures are not looked at; one that is no token is refused, and harms no other."""
+    time_root = root("C=US, O=acme, CN=time root", **VALID)
+    authority = StampAuthority.under(time_root, tmp_path / "time", **VALID)
+    expired, valid = (root(**VALID).issue(begin=EARLIER, end=end) for end in (EXPIRED_AT, VALID["end"]))
+    at = EXPIRED_AT - timedelta(days=1)
+    good, other = (
+        jws(each, b"payload", stamping=lambda signature: authority.stated(signature, at)) for each in (expired, valid)
+    )
+    bad = cose(expired, b"payload", stamping=lambda _: b"no token")
+    layers = (
+        EvidenceLayer(JWS, good),
+        EvidenceLayer(JWS, other),
+        EvidenceLayer(COSE, bad),
+        EvidenceLayer(JWS, b"no JSON"),
+    )
+    trusted = Authorities.parse(time_root.pem)
+    results = await KeylessVerifier().results([trusted], [StoredEvidence(Digest.of(b"signatures"), layers)])
+    names = [CheckedBundle(trusted.fingerprint, sha256(raw).hexdigest()) for raw in (good, bad)]
+    refused = results[names[1]]
+
+    assert results.keys() == set(names)
+    assert results[names[0]] == VerifiedStamp(at, timedelta(0), (authority.holder.chain[0], time_root.chain[0]))
+    assert isinstance(refused, RefusedStamp)
+    assert "not DER" in refused.why
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{}", "the process gave no reason"),
+        ('{"at_us": 9000000000000000000, "certificates": ["AAAA"]}', "values that do not exist"),
+        ('{"at_us": 1, "certificates": ["*"]}', "values that do not exist"),
+        ('{"names": []}', "it can't be verified: its process did not answer with results"),
+    ],
+)
+async def test_an_answer_about_a_time_stamp_that_proves_nothing_is_a_refusal(
+    program: Callable[[str], str], line: str, why: str
+) -> None:
+    """Whatever a process that was taken over says."""
+    expired = root(**VALID).issue(begin=EARLIER, end=EXPIRED_AT)
+    raw = jws(expired, b"payload", stamping=lambda _: b"token")
+    evidence = [StoredEvidence(Digest.of(raw), (EvidenceLayer(JWS, raw),))]
+    trusted = Authorities.parse(expired.pem)
+    results = await KeylessVerifier(python=program(f"{READY}; echo '{line}'")).results([trusted], evidence)
+    (found,) = results.values()
+
+    assert isinstance(found, RefusedStamp)
+    assert why in found.why
 
 
 LIMITS = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from datetime import timedelta
+from hashlib import sha256
 
 import pytest
 
@@ -11,6 +13,7 @@ from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.policy.evidence_findings import evidence_findings
+from boltseal.policy.keyless_signers import CheckedBundle, KeylessNotVerified, KeylessResults
 from boltseal.policy.notation_signers import CertifiedBy
 from boltseal.policy.requirements import (
     EvidenceVerdict,
@@ -21,19 +24,39 @@ from boltseal.policy.requirements import (
     TrustedKey,
     judge_evidence,
     parse_requirements,
+    trusted_roots,
 )
 from boltseal.signatures.evidence import EvidenceLayer
+from boltseal.signatures.keyless_bundle import VerifiedBundle
 from boltseal.signatures.notation_envelope import COSE, JWS
-from boltseal.signatures.signed_image import SignedImage
-from tests.signatures.notation_certificates import MANIFEST, NOW, NOW_US, by_service, cose, jws, payload, root
+from boltseal.signatures.signed_image import CertificateIdentity, SignedImage, SigningTime, TimeSource
+from boltseal.signatures.time_stamps import RefusedStamp, VerifiedStamp
+from tests.signatures.notation_certificates import (
+    MANIFEST,
+    NOW,
+    NOW_US,
+    by_service,
+    cose,
+    jws,
+    jws_document,
+    payload,
+    root,
+)
 from tests.signatures.signers import Signer
+from tests.signatures.stamp_authority import TIME_STAMPING
 
 ROOT = root()
 BUILDER = ROOT.issue()
 RELEASE = Signer.on_p256()
 DIGEST = Digest.of(b"image")
 IMAGE = SignedImage(Repository("shop/app"), DIGEST, MANIFEST)
-FILES = {"keys/ca.pem": ROOT.pem, "acme.crl": ROOT.crl(BUILDER), "release.pub": RELEASE.pem}
+TIME_ROOT = root("C=US, O=acme, CN=time root")
+FILES = {
+    "keys/time.pem": TIME_ROOT.pem,
+    "keys/ca.pem": ROOT.pem,
+    "acme.crl": ROOT.crl(BUILDER),
+    "release.pub": RELEASE.pem,
+}
 CA = 'require = [{ca = "keys/ca.pem", subject = "O=acme, C=US"}]'
 
 
@@ -119,6 +142,55 @@ def test_the_signature_is_listed_among_the_evidence() -> None:
     assert [each.signer_name for each in parsed(CA) if isinstance(each, CertifiedBy)] == ["ca.pem"]
 
 
+STAMPED = 'require = [{ca = "keys/ca.pem", tsa = "keys/time.pem", subject = "*"}]'
+OLD = ROOT.issue(end=NOW - timedelta(days=2))
+OLD_DOCUMENT = jws_document(OLD, payload(str(DIGEST)))
+OLD_DOCUMENT["header"]["io.cncf.notary.timestampSignature"] = "AAAA"
+EXPIRED = evidence(JWS, json.dumps(OLD_DOCUMENT).encode())
+
+
+def stamped(found: VerifiedStamp | RefusedStamp | VerifiedBundle, toml: str = STAMPED) -> KeylessResults:
+    """Return what the process found out about the time stamp of EXPIRED."""
+    (authorities,) = trusted_roots(parsed(toml))
+    return {CheckedBundle(authorities.fingerprint, sha256(EXPIRED.layers[0].raw).hexdigest()): found}
+
+
+TIME = TIME_ROOT.issue("C=US, O=acme, CN=time", uses=TIME_STAMPING, uses_critical=True)
+PROOF = VerifiedStamp(NOW - timedelta(days=3), timedelta(0), tuple(TIME.chain))
+
+
+def test_a_time_stamp_decides_about_an_expired_certificate() -> None:
+    """What the process found out about it is looked up; a refusal is the reason."""
+    verdict = judge_evidence(parsed(STAMPED), IMAGE, [EXPIRED], NOW_US, stamped(PROOF))
+    (missing,) = judge_evidence(parsed(STAMPED), IMAGE, [EXPIRED], NOW_US, stamped(RefusedStamp("forged"))).missing
+    (finding,) = evidence_findings(parsed(STAMPED), IMAGE, [EXPIRED], NOW_US, stamped(PROOF))
+
+    assert verdict.manifests == (EXPIRED.manifest,)
+    assert missing.why == "the time stamp proves nothing: forged"
+    assert finding.time == SigningTime(PROOF.at, TimeSource.TIME_STAMP)
+    assert judged(CA, EXPIRED).missing
+
+
+def test_a_time_stamp_without_a_result_is_doubt() -> None:
+    """Nothing is known about it then; a result of another kind is none."""
+    other = VerifiedBundle(CertificateIdentity(("release@acme.example",), "https://accounts.example.com"), "")
+    (finding,) = evidence_findings(parsed(STAMPED), IMAGE, [EXPIRED], NOW_US)
+
+    for results in ({}, stamped(other)):
+        with pytest.raises(KeylessNotVerified, match="a time stamp was not verified"):
+            judge_evidence(parsed(STAMPED), IMAGE, [EXPIRED], NOW_US, results)
+    assert (finding.verdict, finding.why) == ("unknown", "a time stamp was not verified; try again")
+    assert judge_evidence(parsed(STAMPED), IMAGE, [EXPIRED, SIGNED], NOW_US).manifests == (SIGNED.manifest,)
+
+
+def test_the_lists_of_a_rule_cover_the_authority_of_time_stamps() -> None:
+    """A file of CRLs for the signers alone refuses."""
+    toml = STAMPED.replace("tsa", 'crl = "acme.crl", tsa')
+    (missing,) = judge_evidence(parsed(toml), IMAGE, [EXPIRED], NOW_US, stamped(PROOF, toml)).missing
+
+    assert "revocation is unknown" in missing.why
+
+
 @pytest.mark.parametrize(
     ("entry", "match"),
     [
@@ -132,6 +204,9 @@ def test_the_signature_is_listed_among_the_evidence() -> None:
         ('{ca = "keys/ca.pem", crl = "release.pub", subject = "*"}', "release.pub.*expected CRLs"),
         ('{ca = "keys/ca.pem", subject = "acme"}', "subject has"),
         ('{ca = 1, subject = "*"}', "must be a text"),
+        ('{ca = "keys/ca.pem", tsa = "release.pub", subject = "*"}', "release.pub.*expected certificates"),
+        ('{signing_authority = "keys/ca.pem", tsa = "keys/time.pem", subject = "*"}', "tsa stands beside ca"),
+        ('{key = "release.pub", tsa = "keys/time.pem"}', "key does not stand beside ca"),
     ],
 )
 def test_a_mistake_stops_the_start(entry: str, match: str) -> None:
@@ -147,6 +222,8 @@ def test_what_a_requirement_means_is_its_canonical_text() -> None:
         '{ca = "keys/ca.pem", subject = "O=acme"}',
         '{ca = "keys/ca.pem", crl = "acme.crl", subject = "*"}',
         '{signing_authority = "keys/ca.pem", subject = "*"}',
+        '{ca = "keys/ca.pem", tsa = "keys/time.pem", subject = "*"}',
+        '{ca = "keys/ca.pem", tsa = "keys/ca.pem", subject = "*"}',
     )
 
     assert len({parsed(f"require = [{each}]")[0].canonical() for each in entries}) == len(entries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -84,10 +84,10 @@ class Holder:
         """Issue a certificate for signatures, or another one."""
         return _issued(subject, self, **how)
 
-    def authority(self, subject: str, below: int | None = None) -> Holder:
+    def authority(self, subject: str, below: int | None = None, **how: Any) -> Holder:
         """Issue the certificate of an authority."""
         constraints = x509.BasicConstraints(ca=True, path_length=below)
-        return self.issue(subject, usage=CA_USAGE, constraints=constraints)
+        return self.issue(subject, usage=CA_USAGE, constraints=constraints, **how)
 
     def crl(self, *revoked: Holder, until: datetime = NOW + YEAR, **how: Any) -> bytes:
         """Issue a list of revoked certificates, in PEM."""
@@ -128,6 +128,8 @@ def _issued(
     usage_critical: bool = True,
     constraints: x509.BasicConstraints | None = None,
     uses: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.CODE_SIGNING,),
+    uses_critical: bool = False,
+    serial: int | None = None,
     more: Sequence[x509.ExtensionType] = (),
     hash_: hashes.HashAlgorithm | None = None,
 ) -> Holder:
@@ -137,7 +139,7 @@ def _issued(
         .subject_name(name(subject))
         .issuer_name(name(subject) if issuer is None else issuer.certificate.subject)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(end)
     )
@@ -146,7 +148,7 @@ def _issued(
     if constraints is not None:
         builder = builder.add_extension(constraints, critical=True)
     elif uses:
-        builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=uses_critical)
     for each in more:
         builder = builder.add_extension(each, critical=True)
     signing = key if issuer is None else issuer.key
@@ -212,8 +214,17 @@ def _long_name(key: str) -> str:
     return key if key in ("cty", "crit", "alg") or "." in key else f"io.cncf.notary.{key}"
 
 
+Stamping = Callable[[bytes], bytes]
+"""Returns the token of a time stamp for a signature."""
+_STAMP = "io.cncf.notary.timestampSignature"
+
+
 def jws_document(
-    holder: Holder, signed_payload: bytes, signed_headers: Mapping[str, Any] | None = None, algorithm: str | None = None
+    holder: Holder,
+    signed_payload: bytes,
+    signed_headers: Mapping[str, Any] | None = None,
+    algorithm: str | None = None,
+    stamping: Stamping | None = None,
 ) -> dict[str, Any]:
     """Return a JWS as JSON has it."""
     algorithm = algorithm or algorithm_of(holder.key)
@@ -223,14 +234,17 @@ def jws_document(
     }
     first, second = base64url(json.dumps(protected).encode()), base64url(signed_payload)
     right = algorithm if algorithm[:2] in ("PS", "ES", "RS") else algorithm_of(holder.key)
+    signature = sign(holder.key, f"{first}.{second}".encode(), right)
+    stamp: dict[str, Any] = {} if stamping is None else {_STAMP: b64encode(stamping(signature)).decode()}
     return {
         "payload": second,
         "protected": first,
         "header": {
             "x5c": [b64encode(each).decode() for each in holder.chain],
             "io.cncf.notary.signingAgent": "tests/1",
+            **stamp,
         },
-        "signature": base64url(sign(holder.key, f"{first}.{second}".encode(), right)),
+        "signature": base64url(signature),
     }
 
 
@@ -296,6 +310,7 @@ def cose_parts(
     algorithm: str | None = None,
     *,
     protected: bytes | None = None,
+    stamping: Stamping | None = None,
 ) -> list[Any]:
     """Return the four parts of a COSE_Sign1. `protected`: other bytes for the signed headers."""
     algorithm = algorithm or algorithm_of(holder.key)
@@ -307,8 +322,10 @@ def cose_parts(
     encoded = cbor({1: ALGORITHMS[algorithm]} | values) if protected is None else protected
     right = algorithm if algorithm[:2] in ("PS", "ES", "RS") else algorithm_of(holder.key)
     message = cbor(["Signature1", encoded, b"", signed_payload])
-    unprotected = {33: holder.chain, "io.cncf.notary.signingAgent": "tests/1"}
-    return [encoded, unprotected, signed_payload, sign(holder.key, message, right)]
+    signature = sign(holder.key, message, right)
+    stamp: dict[str, Any] = {} if stamping is None else {_STAMP: stamping(signature)}
+    unprotected: dict[Any, Any] = {33: holder.chain, "io.cncf.notary.signingAgent": "tests/1", **stamp}
+    return [encoded, unprotected, signed_payload, signature]
 
 
 def cose(*arguments: Any, **how: Any) -> bytes:

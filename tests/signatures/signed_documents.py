@@ -46,14 +46,22 @@ def attested(subject: Document, signer: Signer, predicate_type: str, predicate: 
 
 
 def notarized(
-    subject: Document, holder: notation.Holder, form: str, *, attached_to: Document | None = None
+    subject: Document,
+    holder: notation.Holder,
+    form: str,
+    *,
+    attached_to: Document | None = None,
+    stamping: notation.Stamping | None = None,
 ) -> Document:
-    """Return what `notation sign` pushes as a referrer. `form`: jws or cose. `attached_to`: another image than the signed one."""
+    """Return what `notation sign` pushes as a referrer. `form`: jws or cose. `attached_to`: another image than the signed one.
+
+    `stamping`: returns the time stamp of a signature.
+    """
     payload = notation.payload(subject.digest, subject.media_type)
     if form == "jws":
-        blob = Blob(notation.jws(holder, payload), "application/jose+json")
+        blob = Blob(notation.jws(holder, payload, stamping=stamping), "application/jose+json")
     else:
-        blob = Blob(notation.cose(holder, payload), "application/cose")
+        blob = Blob(notation.cose(holder, payload, stamping=stamping), "application/cose")
     shown = (attached_to or subject).descriptor()
     return signatures((blob, ""), artifactType="application/vnd.cncf.notary.signature", subject=shown)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,7 +76,7 @@ def inspect_image(
                 found,
                 settles,
                 await read_contents(source, found) if contents else None,
-                await _verified(source, location, found, required) if required else None,
+                await _verified(source, location, found, required, options.client.now_us()) if required else None,
             )
 
     registries = [] if location.reference is None else [location.reference.registry]
@@ -85,7 +84,7 @@ def inspect_image(
 
 
 async def _verified(
-    source: ImageSource, location: Location, found: Inspected, required: tuple[Requirement, ...]
+    source: ImageSource, location: Location, found: Inspected, required: tuple[Requirement, ...], now_us: int
 ) -> VerifiedEvidence | None:
     if location.reference is None:
         return None
@@ -96,7 +95,6 @@ async def _verified(
         keyless = await KeylessVerifier().results(trusted_roots(required), evidence)
     except KeylessUnavailable as error:
         unknown = error
-    now_us = time.time_ns() // 1000
     missing: list[MissingEvidence] = []
     doubts: list[Unavailable] = []
     for requirement in required:

@@ -13,7 +13,6 @@ A run that was interrupted can be repeated: what is there is not sent again, and
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import IO, Final
@@ -132,7 +131,8 @@ def publish_image(
                 readable_target=registry,
                 progress=progress,
             )
-            publication = _Publication(request, required, copier, registry, options.client.notice, progress, log)
+            client = options.client
+            publication = _Publication(request, required, copier, registry, client.notice, client.now_us, progress, log)
             return await publication.publish()
 
     registries = [each.reference.registry for each in (source, location) if each.reference is not None]
@@ -152,6 +152,7 @@ class _Publication:
     copier: Copier
     registry: RepositoryLocation
     notice: Callable[[str], None]
+    now_us: Callable[[], int]
     progress: Callable[[str, int, int], None]
     log: IO[str]
     _keyless: KeylessVerifier = field(default_factory=KeylessVerifier, init=False)
@@ -205,8 +206,7 @@ class _Publication:
         image = SignedImage(self.request.target.repository, digest, media_type)
         evidence = await read_evidence(self.registry, digest)
         keyless = await self._keyless.results(trusted_roots(self.required), evidence)
-        now_us = time.time_ns() // 1000
-        return judge_evidence(self.required, image, evidence, now_us, keyless).missing
+        return judge_evidence(self.required, image, evidence, self.now_us(), keyless).missing
 
     async def _sign(self, command: str, digest: Digest) -> None:
         image = self._by_digest(digest)

@@ -1,9 +1,10 @@
-"""A process that verifies keyless bundles under a trusted root, and can do nothing else. `verifier` starts it.
+"""A process that verifies keyless bundles or time stamps under a trusted root, and can do nothing else. `verifier` starts it.
 
-    stdin   {"root": base64, "bundles": [base64, ...]}
-    stdout  a line about the root, {"root_refused": ""}, then a line for each bundle as soon as its result is known:
-            {"names": ["..."], "issuer": "...", "signed": sha256 in hex, "time": seconds, "time_from": "log", "refused": ""},
-            or "refused" alone says why not
+    stdin   {"type": "bundles", "root": base64, "bundles": [base64, ...]}, or
+            {"type": "stamps", "authorities": [base64, ...], "stamps": [{"token": base64, "signature": base64}, ...]}
+    stdout  a line about the root, {"root_refused": ""}, then a line for each bundle or time stamp as soon as its result is known:
+            {"names": ["..."], "issuer": "...", "signed": sha256 in hex, "time": seconds, "time_from": "log", "refused": ""}, or
+            {"at_us": ..., "accuracy_us": ..., "certificates": [base64, ...], "refused": ""}; "refused" says why not
 
 The steps of one bundle, all by sigstore-python but 1, 5 and 6:
 
@@ -28,14 +29,17 @@ import logging
 import resource
 import signal
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from boltseal.errors import quote
+from boltseal.keyless import stamps
 from boltseal.loading import deferred
 from boltseal.signatures.signed_image import TimeSource
 
@@ -67,6 +71,9 @@ MAX_WHY: Final = 200
 
 TOO_LARGE: Final = 10
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
 _BLOCKED: Final = (
     "socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostby",
     "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn",
@@ -76,11 +83,25 @@ _ISSUER_V1: Final = "1.3.6.1.4.1.57264.1.1"
 _ISSUER_V2: Final = "1.3.6.1.4.1.57264.1.8"
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """What to verify; base64."""
+class Stamp(msgspec.Struct, forbid_unknown_fields=True):
+    """A time stamp and the signature that it is of; base64."""
+
+    token: str
+    signature: str
+
+
+class BundleRequest(msgspec.Struct, forbid_unknown_fields=True, tag="bundles"):
+    """Bundles to verify; base64."""
 
     root: str
     bundles: list[str]
+
+
+class StampRequest(msgspec.Struct, forbid_unknown_fields=True, tag="stamps"):
+    """Time stamps to verify under certificates of authorities, which are in DER; base64."""
+
+    authorities: list[str]
+    stamps: list[Stamp]
 
 
 class RootResult(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -98,6 +119,10 @@ class Result(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     time: int | None = None
     time_from: TimeSource = TimeSource.LOG
     refused: str = ""
+
+
+Line = RootResult | Result | stamps.StampResult
+_R = TypeVar("_R", Result, stamps.StampResult)
 
 
 class _Entry(msgspec.Struct, rename="camel"):
@@ -127,12 +152,16 @@ def main() -> int:
     raw = sys.stdin.buffer.read(MAX_REQUEST_BYTES + 1)
     if len(raw) > MAX_REQUEST_BYTES:
         return TOO_LARGE
-    request = msgspec.json.decode(raw, type=Request)
-    verify(b64decode(request.root), [b64decode(each) for each in request.bundles], _send)
+    request = msgspec.json.decode(raw, type=BundleRequest | StampRequest)
+    if isinstance(request, BundleRequest):
+        verify(b64decode(request.root), [b64decode(each) for each in request.bundles], _send)
+    else:
+        stamps = [(b64decode(each.token), b64decode(each.signature)) for each in request.stamps]
+        verify_stamps([b64decode(each) for each in request.authorities], stamps, _send)
     return 0
 
 
-def _send(line: RootResult | Result) -> None:
+def _send(line: Line) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -153,7 +182,7 @@ def limit() -> None:
     sys.addaudithook(hook)
 
 
-def verify(root: bytes, bundles: list[bytes], send: Callable[[RootResult | Result], None]) -> None:
+def verify(root: bytes, bundles: list[bytes], send: Callable[[Line], None]) -> None:
     """Verify bundles under a trusted root, and send each result; none where the root can't be used."""
     try:
         under = verifier.Verifier(trusted_root=models.TrustedRoot(trustroot.TrustedRoot.from_json(root)))
@@ -162,19 +191,39 @@ def verify(root: bytes, bundles: list[bytes], send: Callable[[RootResult | Resul
         return
     send(RootResult(""))
     for raw in bundles:
-        signal.setitimer(signal.ITIMER_PROF, BUNDLE_CPU_S)  # its signal ends the process, also inside a function in C
-        result = _verified(under, raw)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        send(result)
+        send(_limited(partial(_verify, under, raw), Result))
 
 
-def _verified(under: verifier.Verifier, raw: bytes) -> Result:
+def verify_stamps(
+    authorities: list[bytes], time_stamps: list[tuple[bytes, bytes]], send: Callable[[Line], None]
+) -> None:
+    """Verify pairs of a token and the signature that it is of, and send each result."""
+    roots = [x509.load_der_x509_certificate(each) for each in authorities]
+    send(RootResult(""))
+    for token, signature in time_stamps:
+        send(_limited(partial(_verify_stamp, roots, token, signature), stamps.StampResult))
+
+
+def _limited(verification: Callable[[], _R], refusal: type[_R]) -> _R:
+    """Verify one bundle or time stamp within its time of the processor."""
+    signal.setitimer(signal.ITIMER_PROF, BUNDLE_CPU_S)  # its signal ends the process, also inside a function in C
     try:
-        return _verify(under, raw)
+        return verification()
     except MemoryError:  # it says nothing about the bundle
         raise
     except Exception as error:  # noqa: BLE001 - the library raises whatever a malformed bundle causes; all of it refuses
-        return Result(refused=_why(error))
+        return refusal(refused=_why(error))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _verify_stamp(roots: list[x509.Certificate], token: bytes, signature: bytes) -> stamps.StampResult:
+    response, certificates = stamps.verified_token(roots, token, signature)
+    return stamps.StampResult(
+        (response.tst_info.gen_time - _EPOCH) // _MICROSECOND,
+        stamps.accuracy_of(response) // _MICROSECOND,
+        tuple(b64encode(each).decode() for each in certificates),
+    )
 
 
 def _verify(under: verifier.Verifier, raw: bytes) -> Result:
@@ -197,8 +246,8 @@ def _time_of(bundle: models.Bundle, raw: bytes) -> tuple[int | None, TimeSource]
     (entry,) = msgspec.json.decode(raw, type=_Bundle).verification_material.tlog_entries
     if entry.inclusion_promise is not None and (promised := int(entry.integrated_time)):
         return promised, TimeSource.LOG
-    stamps = bundle.verification_material.timestamp_verification_data
-    found = [] if stamps is None else stamps.rfc3161_timestamps
+    stamped = bundle.verification_material.timestamp_verification_data
+    found = [] if stamped is None else stamped.rfc3161_timestamps
     return (int(found[0].tst_info.gen_time.timestamp()) if len(found) == 1 else None), TimeSource.TIME_STAMP
 
 

@@ -1,4 +1,4 @@
-"""Verifies the keyless signatures of an image in a process of its own (`process`), before they are judged.
+"""Verifies keyless signatures and time stamps of an image in a process of its own (`process`), before they are judged.
 
 - One process verifies the bundles of an image that are not known yet, under one trusted root. At most PROCESSES run at once.
 - A bundle that ends its process, or stalls it, is refused, if the process had accepted the root and this was its first bundle:
@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,13 +31,18 @@ import msgspec
 
 import boltseal
 from boltseal.errors import Invalid, Unavailable
-from boltseal.keyless.process import Request, Result, RootResult
-from boltseal.policy.keyless_signers import CheckedBundle, KeylessResults
+from boltseal.keyless.process import BundleRequest, Result, RootResult, Stamp, StampRequest
+from boltseal.keyless.stamps import StampResult
+from boltseal.policy.keyless_signers import CheckedBundle, KeylessResult, KeylessResults
 from boltseal.policy.requirements import StoredEvidence
+from boltseal.signatures.certificate_chains import Authorities
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.keyless_bundle import RefusedBundle, VerifiedBundle, unverified_payload
+from boltseal.signatures.notation import stamp_to_verify
+from boltseal.signatures.notation_envelope import COSE, JWS, Envelope
 from boltseal.signatures.signed_image import CertificateIdentity, SigningTime
 from boltseal.signatures.sigstore_bundle import BUNDLE
+from boltseal.signatures.time_stamps import RefusedStamp, VerifiedStamp
 from boltseal.signatures.trusted_root import TrustedRoot
 
 TIMEOUT_S: Final = 60.0
@@ -48,10 +54,12 @@ REFUSED_S: Final = 300.0
 MAX_LINE_BYTES: Final = 256 * 1024
 """A result with sixteen long names is less."""
 
-_T = TypeVar("_T", RootResult, Result)
+_T = TypeVar("_T", bound=msgspec.Struct)
 
 EXTRA: Final = "sigstore"
 PROCESS: Final = "boltseal.keyless.process"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class KeylessUnavailable(Unavailable):
@@ -62,33 +70,101 @@ class KeylessNotInstalled(Invalid):
     """A keyless signature is required, and the extra that verifies it is not installed."""
 
 
-def check_installed(roots: Iterable[TrustedRoot]) -> None:
-    """Check that keyless signatures can be verified, if any trusted root is needed. Raises: KeylessNotInstalled."""
-    if any(True for _ in roots) and find_spec(EXTRA) is None:
-        raise KeylessNotInstalled(
-            f"keyless signatures (identity, issuer) need the extra {EXTRA}: pip install 'boltseal[{EXTRA}]'"
+def check_installed(roots: Iterable[TrustedRoot | Authorities]) -> None:
+    """Check that keyless signatures and time stamps can be verified, if any are needed. Raises: KeylessNotInstalled."""
+    for root in roots:
+        what, library = (
+            ("keyless signatures (identity, issuer)", "sigstore")
+            if isinstance(root, TrustedRoot)
+            else ("time stamps (tsa)", "rfc3161_client")
         )
+        if find_spec(library) is None:
+            raise KeylessNotInstalled(f"{what} need the extra {EXTRA}: pip install 'boltseal[{EXTRA}]'")
 
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
     """A result, and the time of the event loop's clock until which it is remembered."""
 
-    result: VerifiedBundle | RefusedBundle
+    result: KeylessResult
     until_s: float
+
+
+class _Bundles:
+    """Keyless bundles of an image, which a process verifies under a trusted root."""
+
+    kind = Result
+
+    def __init__(self, root: TrustedRoot, evidence: Sequence[StoredEvidence]) -> None:
+        self._root = root
+        self.items = {CheckedBundle(root.fingerprint, name): raw for name, raw in _keyless_bundles(evidence).items()}
+
+    def request(self, names: Iterable[CheckedBundle]) -> bytes:
+        """Return what the process reads."""
+        bundles = [_base64(self.items[name]) for name in names]
+        return msgspec.json.encode(BundleRequest(_base64(self._root.raw), bundles))
+
+    @staticmethod
+    def result(line: Result | StampResult) -> KeylessResult:
+        """Return what the process found out about one bundle."""
+        if not isinstance(line, Result) or line.refused or not line.signed:
+            return RefusedBundle(line.refused or "the process gave no reason")
+        at = None if line.time is None else SigningTime(datetime.fromtimestamp(line.time, UTC), line.time_from)
+        return VerifiedBundle(CertificateIdentity(line.names, line.issuer), line.signed, at)
+
+    @staticmethod
+    def ended(why: str) -> KeylessResult:
+        """Return the result for a bundle that ended its process."""
+        return RefusedBundle(f"the bundle can't be verified: {why}")
+
+
+class _Stamps:
+    """Time stamps of an image's signatures of Notation, which a process verifies under the certificates of authorities."""
+
+    kind = StampResult
+
+    def __init__(self, authorities: Authorities, evidence: Sequence[StoredEvidence], now_us: int) -> None:
+        self._authorities = authorities
+        self.items = {
+            CheckedBundle(authorities.fingerprint, name): envelope
+            for name, envelope in _stamped(evidence, now_us).items()
+        }
+
+    def request(self, names: Iterable[CheckedBundle]) -> bytes:
+        """Return what the process reads."""
+        envelopes = [self.items[name] for name in names]
+        found = [Stamp(_base64(each.stamp), _base64(each.signature)) for each in envelopes]
+        return msgspec.json.encode(StampRequest([_base64(each) for each in self._authorities.certificates], found))
+
+    @staticmethod
+    def result(line: Result | StampResult) -> KeylessResult:
+        """Return what the process found out about one time stamp."""
+        if not isinstance(line, StampResult) or line.refused or not line.certificates:
+            return RefusedStamp(line.refused or "the process gave no reason")
+        try:
+            at, accuracy = _EPOCH + timedelta(microseconds=line.at_us), timedelta(microseconds=line.accuracy_us)
+            certificates = tuple(b64decode(each, validate=True) for each in line.certificates)
+        except (ValueError, OverflowError):
+            return RefusedStamp("the process answered with values that do not exist")
+        return VerifiedStamp(at, accuracy, certificates)
+
+    @staticmethod
+    def ended(why: str) -> KeylessResult:
+        """Return the result for a time stamp that ended its process."""
+        return RefusedStamp(f"it can't be verified: {why}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """What one process answered. `failed`: how it failed, "" if it did not. `late`: it failed because the time was over."""
 
-    results: tuple[Result, ...]
+    results: tuple[Result | StampResult, ...]
     failed: str = ""
     late: bool = False
 
 
 class KeylessVerifier:
-    """Verifies keyless signatures and remembers the results.
+    """Verifies keyless signatures and time stamps, and remembers the results.
 
     `timeout_s`: how long an image may take under one root. `stall_s`: how long a process may take for one bundle. `python` and
     `module`: what it runs. `refused_s`: how long a refusal is remembered. `remembered`: how many results are, at most.
@@ -111,77 +187,79 @@ class KeylessVerifier:
         self._known: OrderedDict[CheckedBundle, _Remembered] = OrderedDict()
         self._slots = asyncio.Semaphore(PROCESSES)
 
-    async def results(self, roots: Iterable[TrustedRoot], evidence: Sequence[StoredEvidence]) -> KeylessResults:
+    async def results(
+        self, roots: Iterable[TrustedRoot | Authorities], evidence: Sequence[StoredEvidence]
+    ) -> KeylessResults:
         """Return the results for the keyless signatures among the evidence, under each trusted root.
+
+        Under authorities of time stamps (tsa): for the time stamps of signatures with an expired certificate.
 
         Those that were not verified in time are missing; the next call continues with them. Raises: KeylessUnavailable.
         """
-        roots = tuple(roots)
-        if not roots:
-            return {}
-        bundles = await asyncio.to_thread(_keyless_bundles, evidence)
-        found: dict[CheckedBundle, VerifiedBundle | RefusedBundle] = {}
+        found: dict[CheckedBundle, KeylessResult] = {}
         for root in roots:
-            found |= await self._under(root, bundles)
+            if isinstance(root, TrustedRoot):
+                work: _Bundles | _Stamps = await asyncio.to_thread(_Bundles, root, evidence)
+            else:
+                work = await asyncio.to_thread(_Stamps, root, evidence, time.time_ns() // 1000)
+            found |= await self._under(work)
         return found
 
-    async def _under(self, root: TrustedRoot, bundles: Mapping[str, bytes]) -> KeylessResults:
-        names = {CheckedBundle(root.fingerprint, digest): raw for digest, raw in bundles.items()}
-        found = {name: result for name in names if (result := self._recall(name)) is not None}
-        unknown = {name: raw for name, raw in names.items() if name not in found}
+    async def _under(self, work: _Bundles | _Stamps) -> KeylessResults:
+        found = {name: result for name in work.items if (result := self._recall(name)) is not None}
+        unknown = [name for name in work.items if name not in found]
         if unknown:
             async with self._slots:
-                found |= await self._verify(root, unknown)
+                found |= await self._verify(work, unknown)
         return found
 
-    def _recall(self, name: CheckedBundle) -> VerifiedBundle | RefusedBundle | None:
+    def _recall(self, name: CheckedBundle) -> KeylessResult | None:
         known = self._known.get(name)
         if known is None or known.until_s <= asyncio.get_running_loop().time():
             return None
         self._known.move_to_end(name)
         return known.result
 
-    def _remember(self, results: Mapping[CheckedBundle, VerifiedBundle | RefusedBundle]) -> None:
+    def _remember(self, results: KeylessResults) -> None:
         now_s = asyncio.get_running_loop().time()
         for name, result in results.items():
-            until_s = now_s + self._refused_s if isinstance(result, RefusedBundle) else math.inf
+            until_s = now_s + self._refused_s if isinstance(result, RefusedBundle | RefusedStamp) else math.inf
             self._known[name] = _Remembered(result, until_s)
             self._known.move_to_end(name)
         while len(self._known) > self._remembered:
             self._known.popitem(last=False)
 
-    async def _verify(self, root: TrustedRoot, unknown: Mapping[CheckedBundle, bytes]) -> KeylessResults:
+    async def _verify(self, work: _Bundles | _Stamps, unknown: Sequence[CheckedBundle]) -> KeylessResults:
         """Verify bundles in as many processes as it takes, until the time is over."""
         ends_s = asyncio.get_running_loop().time() + self._timeout_s
-        found: dict[CheckedBundle, VerifiedBundle | RefusedBundle] = {}
-        left = dict(unknown)
+        found: dict[CheckedBundle, KeylessResult] = {}
+        left = list(unknown)
         while left:
             try:
-                answer = await self._answer(root, list(left.values()), ends_s)
+                answer = await self._answer(work, left, ends_s)
             except KeylessUnavailable:
                 if found:
                     return found
                 raise
-            new = {name: _result(result) for name, result in zip(left, answer.results, strict=False)}
+            new = {name: work.result(line) for name, line in zip(left, answer.results, strict=False)}
             if answer.failed and not new and not answer.late:
-                new = {next(iter(left)): RefusedBundle(f"the bundle can't be verified: {answer.failed}")}
+                new = {left[0]: work.ended(answer.failed)}
             self._remember(new)
             found |= new
-            left = {name: raw for name, raw in left.items() if name not in new}
+            left = [name for name in left if name not in new]
             if answer.late and not found:
                 raise _unavailable(answer.failed)
             if answer.late:
                 return found
         return found
 
-    async def _answer(self, root: TrustedRoot, bundles: Sequence[bytes], ends_s: float) -> _Answer:
-        """Start a process for bundles, and return its results. Raises: KeylessUnavailable: not even the root was read."""
-        request = Request(b64encode(root.raw).decode(), [b64encode(raw).decode() for raw in bundles])
+    async def _answer(self, work: _Bundles | _Stamps, names: Sequence[CheckedBundle], ends_s: float) -> _Answer:
+        """Start a process, and return its results. Raises: KeylessUnavailable: not even the root was read."""
         process = await self._started()
-        sending = asyncio.create_task(_send(process, msgspec.json.encode(request)))
+        sending = asyncio.create_task(_send(process, work.request(names)))
         try:
             await self._read_root(process, ends_s)
-            return await self._read_results(process, len(bundles), ends_s)
+            return await self._read_results(process, work.kind, len(names), ends_s)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -215,13 +293,15 @@ class KeylessVerifier:
         if found.root_refused:
             raise _unavailable(f"the trusted root can't be used: {found.root_refused}")
 
-    async def _read_results(self, process: asyncio.subprocess.Process, count: int, ends_s: float) -> _Answer:
-        loop, results = asyncio.get_running_loop(), list[Result]()
+    async def _read_results(
+        self, process: asyncio.subprocess.Process, kind: type[Result] | type[StampResult], count: int, ends_s: float
+    ) -> _Answer:
+        loop, results = asyncio.get_running_loop(), list[Result | StampResult]()
         while len(results) < count:
             stalled_s = loop.time() + self._stall_s
             try:
                 async with asyncio.timeout_at(min(stalled_s, ends_s)):
-                    results.append(await _line(process, Result))
+                    results.append(await _line(process, kind))
             except TimeoutError:
                 late = ends_s < stalled_s
                 limit_s = self._timeout_s if late else self._stall_s
@@ -278,11 +358,21 @@ def _keyless_bundles(evidence: Sequence[StoredEvidence]) -> dict[str, bytes]:
     return found
 
 
-def _result(result: Result) -> VerifiedBundle | RefusedBundle:
-    if result.refused or not result.signed:
-        return RefusedBundle(result.refused or "the process gave no reason")
-    time = None if result.time is None else SigningTime(datetime.fromtimestamp(result.time, UTC), result.time_from)
-    return VerifiedBundle(CertificateIdentity(result.names, result.issuer), result.signed, time)
+def _stamped(evidence: Sequence[StoredEvidence], now_us: int) -> dict[str, Envelope]:
+    """Return the envelopes of Notation whose time stamps decide about them, by their sha256."""
+    found: dict[str, Envelope] = {}
+    for stored in evidence:
+        for layer in stored.layers:
+            if (
+                layer.media_type in (JWS, COSE)
+                and (envelope := stamp_to_verify(layer.media_type, layer.raw, now_us)) is not None
+            ):
+                found[sha256(layer.raw).hexdigest()] = envelope
+    return found
+
+
+def _base64(raw: bytes) -> str:
+    return b64encode(raw).decode()
 
 
 def _unavailable(why: str) -> KeylessUnavailable:

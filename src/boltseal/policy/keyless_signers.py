@@ -26,6 +26,7 @@ from boltseal.signatures.keyless_bundle import (
 )
 from boltseal.signatures.signed_image import SignedImage, Statement
 from boltseal.signatures.sigstore_bundle import BUNDLE
+from boltseal.signatures.time_stamps import RefusedStamp, VerifiedStamp
 from boltseal.signatures.trusted_root import TrustedRoot
 
 KEYLESS_KEYS: Final = ("identity", "issuer", "trusted_root")
@@ -37,18 +38,22 @@ class KeylessSignerInvalid(Invalid):
 
 
 class KeylessNotVerified(Unavailable):
-    """A keyless signature was not verified, so that nothing is known about it. That is no refusal, and never a pass."""
+    """A keyless signature or a time stamp was not verified, so that nothing is known about it. That is no refusal, and never a pass."""
 
 
 class CheckedBundle(NamedTuple):
-    """Names one verification: the sha256 of the trusted root and of the bundle, as 64 hex digits each."""
+    """Names one verification: the sha256 of the trusted root and of the bundle, as 64 hex digits each.
+
+    Of a time stamp: the fingerprint of its trusted authorities, and the sha256 of the envelope of Notation that has it.
+    """
 
     root: str
     bundle: str
 
 
-KeylessResults = Mapping[CheckedBundle, VerifiedBundle | RefusedBundle]
-"""What `boltseal.keyless` found out about the bundles of an image."""
+KeylessResult = VerifiedBundle | RefusedBundle | VerifiedStamp | RefusedStamp
+KeylessResults = Mapping[CheckedBundle, KeylessResult]
+"""What `boltseal.keyless` found out about the bundles and the time stamps of an image."""
 
 NO_RESULTS: Final[KeylessResults] = {}
 
@@ -101,7 +106,7 @@ class KeylessSigner:
             )
         unverified_payload(layer.raw)
         found = results.get(CheckedBundle(self.root.fingerprint, sha256(layer.raw).hexdigest()))
-        if found is None:
+        if not isinstance(found, VerifiedBundle | RefusedBundle):
             raise KeylessNotVerified("a keyless signature was not verified; try again")
         return verify_keyless_bundle(layer.raw, image, found, self.identity.matches, self.issuer)
 

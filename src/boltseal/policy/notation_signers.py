@@ -2,27 +2,30 @@
 
     { ca = "acme-ca.pem", subject = "C=US, ST=WA, O=acme.example" }     a certificate of this subject, under this authority
     { ca = "acme-ca.pem", crl = "acme.crl", subject = "*" }             any certificate of the authority that is not revoked
+    { ca = "acme-ca.pem", tsa = "tsa.pem", subject = "*" }              also if it has expired since a time-stamp authority saw it
     { signing_authority = "service.pem", subject = "..." }              made by a service that vouches for the signing time
 
-`ca` and `signing_authority` are Notation's kinds of trust stores, `subject` its trusted identity `x509.subject`. They can't be
-one file for both by accident: a certificate of the authority could vouch for any time.
+`ca`, `signing_authority` and `tsa` are Notation's kinds of trust stores, `subject` its trusted identity `x509.subject`. The first two
+can't be one file by accident: a certificate of the authority could vouch for any time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from boltseal.errors import Invalid, quote
-from boltseal.policy.keyless_signers import KeylessResults
+from boltseal.policy.keyless_signers import CheckedBundle, KeylessNotVerified, KeylessResults
 from boltseal.signatures.certificate_chains import Authorities, AuthorityInvalid
 from boltseal.signatures.evidence import EvidenceLayer
 from boltseal.signatures.notation import SigningScheme, TrustedSubject, verify_notation
 from boltseal.signatures.signed_image import SignedImage, Statement
 from boltseal.signatures.subject_names import SubjectName
+from boltseal.signatures.time_stamps import RefusedStamp, VerifiedStamp
 
-CERTIFICATE_KEYS: Final = ("ca", "signing_authority", "subject", "crl")
+CERTIFICATE_KEYS: Final = ("ca", "signing_authority", "subject", "crl", "tsa")
 ANY_SUBJECT: Final = "*"
 
 
@@ -42,9 +45,23 @@ class CertifiedBy:
         """The signer, in the reason why its signature does not suffice."""
         return self.file
 
-    def verify(self, layer: EvidenceLayer, image: SignedImage, now_us: int, _keyless: KeylessResults) -> Statement:
-        """Return what a layer says about an image, if the certificate signed it. Raises: SignatureInvalid."""
-        return verify_notation(layer.media_type, layer.raw, image, self.trusted, now_us)
+    def verify(self, layer: EvidenceLayer, image: SignedImage, now_us: int, keyless: KeylessResults) -> Statement:
+        """Return what a layer says about an image, if the certificate signed it.
+
+        Raises:
+            SignatureInvalid: it did not.
+            KeylessNotVerified: the time stamp of the layer decides, and `keyless` has nothing about it.
+        """
+
+        def stamp() -> VerifiedStamp | RefusedStamp:
+            stamps = self.trusted.time_stamps
+            name = CheckedBundle("" if stamps is None else stamps.fingerprint, sha256(layer.raw).hexdigest())
+            found = keyless.get(name)
+            if not isinstance(found, VerifiedStamp | RefusedStamp):
+                raise KeylessNotVerified("a time stamp was not verified; try again")
+            return found
+
+        return verify_notation(layer.media_type, layer.raw, image, self.trusted, now_us, stamp)
 
     def signed_by(self, statement: Statement) -> str:
         """Return the name of the signer of a statement that `verify` returned."""
@@ -61,7 +78,8 @@ class CertifiedBy:
     def canonical(self) -> str:
         """Return the requirement as text that changes when its meaning does."""
         trusted = self.trusted
-        return f"{trusted.scheme} {trusted.authorities.fingerprint} subject {self._subject}"
+        stamps = "" if trusted.time_stamps is None else f" time stamps {trusted.time_stamps.fingerprint}"
+        return f"{trusted.scheme} {trusted.authorities.fingerprint} subject {self._subject}{stamps}"
 
     @property
     def _subject(self) -> str:
@@ -77,6 +95,8 @@ def parse_certified(table: Mapping[str, str], read_file: Callable[[str], bytes])
     for name in table:
         if name not in CERTIFICATE_KEYS:
             raise NotationSignerInvalid(f"{name} does not stand beside {' or '.join(CERTIFICATE_KEYS[:2])}")
+    if "tsa" in table and "ca" not in table:
+        raise NotationSignerInvalid("tsa stands beside ca: a signing authority vouches for the time itself")
     named = [name for name in CERTIFICATE_KEYS[:2] if name in table]
     if len(named) != 1:
         raise NotationSignerInvalid("expected one of ca and signing_authority: the file of the authority's certificate")
@@ -86,12 +106,14 @@ def parse_certified(table: Mapping[str, str], read_file: Callable[[str], bytes])
         )
     file = table[named[0]]
     try:
-        authorities = Authorities.parse(read_file(file), read_file(table["crl"]) if "crl" in table else None)
+        crl = read_file(table["crl"]) if "crl" in table else None
+        authorities = Authorities.parse(read_file(file), crl)
+        stamps = Authorities.parse(read_file(table["tsa"]), crl) if "tsa" in table else None
         subject = None if table["subject"] == ANY_SUBJECT else SubjectName.parse(table["subject"])
     except AuthorityInvalid as error:
-        files = " and ".join(quote(table[name]) for name in (named[0], "crl") if name in table)
+        files = " and ".join(quote(table[name]) for name in (named[0], "tsa", "crl") if name in table)
         raise NotationSignerInvalid(f"{files}: {error.message}") from error
     except Invalid as error:
         raise NotationSignerInvalid(error.message) from error
     scheme = SigningScheme.X509 if named[0] == "ca" else SigningScheme.SIGNING_AUTHORITY
-    return CertifiedBy(file.rpartition("/")[2], TrustedSubject(authorities, subject, scheme))
+    return CertifiedBy(file.rpartition("/")[2], TrustedSubject(authorities, subject, scheme, stamps))

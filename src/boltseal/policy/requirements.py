@@ -31,6 +31,7 @@ from boltseal.policy.keyless_signers import (
     KeylessSigner,
 )
 from boltseal.policy.notation_signers import CERTIFICATE_KEYS, CertifiedBy, NotationSignerInvalid, parse_certified
+from boltseal.signatures.certificate_chains import Authorities
 from boltseal.signatures.errors import SignatureInvalid
 from boltseal.signatures.evidence import EvidenceLayer, verify_layer
 from boltseal.signatures.public_keys import PublicKey, PublicKeyInvalid
@@ -258,10 +259,20 @@ def single_requirements(requirements: Sequence[Requirement]) -> tuple[SingleRequ
     return tuple(single for each in requirements for single in _alternatives(each))
 
 
-def trusted_roots(requirements: Sequence[Requirement]) -> tuple[TrustedRoot, ...]:
-    """Return the trusted roots that requirements need, each once: none without a keyless signer."""
-    singles = (each for each in single_requirements(requirements) if not isinstance(each, CertifiedBy))
-    return tuple(dict.fromkeys(each.signer.root for each in singles if isinstance(each.signer, KeylessSigner)))
+def trusted_roots(requirements: Sequence[Requirement]) -> tuple[TrustedRoot | Authorities, ...]:
+    """Return what `boltseal.keyless` needs to verify for requirements, each once.
+
+    Trusted roots of keyless signers, and authorities of time stamps; none where the requirements name neither.
+    """
+    found: dict[TrustedRoot | Authorities, None] = {}
+    for each in single_requirements(requirements):
+        if isinstance(each, CertifiedBy):
+            root: TrustedRoot | Authorities | None = each.trusted.time_stamps
+        else:
+            root = each.signer.root if isinstance(each.signer, KeylessSigner) else None
+        if root is not None:
+            found[root] = None
+    return tuple(found)
 
 
 def _alternatives(requirement: Requirement) -> tuple[SingleRequirement, ...]:

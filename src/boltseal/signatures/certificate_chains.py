@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from hashlib import sha256
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -43,12 +44,15 @@ MAX_CRL_BYTES: Final = 1024 * 1024
 _HASHES: Final = ("sha256", "sha384", "sha512")
 _READ: Final = ("2.5.29.19", "2.5.29.15", "2.5.29.37")
 """The extensions that are read: basicConstraints, keyUsage, extendedKeyUsage."""
+_TIME_STAMPING: Final = "1.3.6.1.5.5.7.3.8"
+_MIN_RSA_BITS: Final = 2048
+_MIN_CURVE_BITS: Final = 256
 _FORBIDDEN_USES: Final = {
     "2.5.29.37.0": "anyExtendedKeyUsage",
     "1.3.6.1.5.5.7.3.1": "serverAuth",
     "1.3.6.1.5.5.7.3.2": "clientAuth",
     "1.3.6.1.5.5.7.3.4": "emailProtection",
-    "1.3.6.1.5.5.7.3.8": "timeStamping",
+    _TIME_STAMPING: "timeStamping",
     "1.3.6.1.5.5.7.3.9": "OCSPSigning",
 }
 _CRL_BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
@@ -56,6 +60,17 @@ _CRL_BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL--
 
 class AuthorityInvalid(Invalid):
     """A file that has no certificates of authorities, or no lists of revoked ones."""
+
+
+class CertificateExpired(SignatureInvalid):
+    """A certificate of the chain had expired; a time stamp may show that it had not when it signed."""
+
+
+class Purpose(StrEnum):
+    """What the first certificate of a chain is for."""
+
+    SIGNATURES = "signatures"
+    TIME_STAMPS = "time stamps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +118,62 @@ def _parse_crls(raw: bytes) -> tuple[bytes, ...]:
     return tuple(each.public_bytes(serialization.Encoding.DER) for each in lists)
 
 
-def verify_chain(chain: Sequence[bytes], authorities: Authorities, at: datetime, now: datetime) -> x509.Certificate:
+def issuing_chain(first: bytes, others: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Order certificates in DER: each is followed by one of the others that issued it, up to one that issued itself.
+
+    The chain ends where none fits. Nothing else is verified. Raises: SignatureInvalid, if one can't be read.
+    """
+    try:
+        certificates = {each: x509.load_der_x509_certificate(each) for each in (first, *others)}
+        chain = [first]
+        while len(chain) < MAX_CHAIN:
+            last = certificates[chain[-1]]
+            following = (each for each in certificates if each not in chain and _is_issuer(certificates[each], last))
+            if last.subject == last.issuer or (found := next(following, None)) is None:
+                break
+            chain.append(found)
+    except (ValueError, TypeError, x509.InvalidVersion, exceptions.UnsupportedAlgorithm) as error:
+        raise SignatureInvalid("the certificates of the signature can't be read") from error
+    return tuple(chain)
+
+
+def _is_issuer(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    if issuer.subject != certificate.issuer:
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, exceptions.InvalidSignature):
+        return False
+    return True
+
+
+def is_expired(chain: Sequence[bytes], now: datetime) -> bool:
+    """Return whether a certificate of a chain in DER has expired. A chain that can't be read has not; it is refused anyway."""
+    try:
+        return any(x509.load_der_x509_certificate(each).not_valid_after_utc < now for each in chain)
+    except (ValueError, x509.InvalidVersion):
+        return False
+
+
+def verify_chain(
+    chain: Sequence[bytes],
+    authorities: Authorities,
+    at: datetime,
+    now: datetime,
+    purpose: Purpose = Purpose.SIGNATURES,
+) -> x509.Certificate:
     """Return the certificate that signed, the first of a chain in DER.
 
     1. There are at most MAX_CHAIN certificates, and each can be read, with its names and extensions, and the key of the first.
     2. One of them is a trusted authority's.
     3. Each is issued by the next one, and the last by itself, with SHA-256 or better; no other one is issued by itself.
-    4. Each of the authorities may issue certificates, and so many below it; the first may sign, and is no authority.
+    4. Each of the authorities may issue certificates, and so many below it; the first may sign for this purpose, and is no
+       authority.
     5. None has a critical extension that is not read here.
     6. Each was valid at the time `at`.
     7. With CRLs: each certificate below the root is covered by a list of its issuer that is valid `now`, and not in it.
 
-    Raises: SignatureInvalid at the first step that fails.
+    Raises: SignatureInvalid at the first step that fails, CertificateExpired if that is the end of a validity.
     """
     # 1
     if not 0 < len(chain) <= MAX_CHAIN:
@@ -133,7 +192,7 @@ def verify_chain(chain: Sequence[bytes], authorities: Authorities, at: datetime,
         _check_order(certificates)
         # 4 and 5
         for depth, each in enumerate(certificates):
-            _check_use(each, depth)
+            _check_use(each, depth, purpose)
             _check_critical(each)
         # 6
         for each in certificates:
@@ -173,13 +232,17 @@ def _check_order(certificates: Sequence[x509.Certificate]) -> None:
             ) from error
 
 
-def _check_use(certificate: x509.Certificate, depth: int) -> None:
+def _check_use(certificate: x509.Certificate, depth: int, purpose: Purpose) -> None:
     usage = _extension(certificate, x509.KeyUsage)
     constraints = _extension(certificate, x509.BasicConstraints)
-    if usage is None or not usage.critical:
+    if usage is None or not (usage.critical or purpose is Purpose.TIME_STAMPS):
         raise SignatureInvalid(f"the certificate of {_subject(certificate)} has no critical keyUsage")
     if depth == 0:
         _check_leaf(certificate, usage.value, constraints)
+        if purpose is Purpose.TIME_STAMPS:
+            _check_time_stamping(certificate)
+        else:
+            _check_signing(certificate)
         return
     if constraints is None or not constraints.critical or not constraints.value.ca or not usage.value.key_cert_sign:
         raise SignatureInvalid(f"{_subject(certificate)} may not issue certificates (basicConstraints, keyCertSign)")
@@ -203,6 +266,26 @@ def _check_leaf(
         raise SignatureInvalid(
             f"the certificate of {_subject(certificate)} is not one for signatures alone (keyUsage, basicConstraints)"
         )
+
+
+def _check_time_stamping(certificate: x509.Certificate) -> None:
+    uses = _extension(certificate, x509.ExtendedKeyUsage)
+    named = [] if uses is None else [use.dotted_string for use in uses.value]
+    if uses is None or not uses.critical or named != [_TIME_STAMPING]:
+        raise SignatureInvalid(
+            f"the certificate of {_subject(certificate)} is not one for time stamps alone (critical extendedKeyUsage)"
+        )
+    key = certificate.public_key()
+    long_enough = (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and key.key_size >= _MIN_CURVE_BITS
+    )
+    if not long_enough:
+        raise SignatureInvalid(
+            f"the key of {_subject(certificate)} is too short; expected RSA of {_MIN_RSA_BITS} bits or a curve of {_MIN_CURVE_BITS}"
+        )
+
+
+def _check_signing(certificate: x509.Certificate) -> None:
     uses = _extension(certificate, x509.ExtendedKeyUsage)
     for use in () if uses is None else uses.value:
         if use.dotted_string in _FORBIDDEN_USES:
@@ -227,7 +310,7 @@ def _check_time(certificate: x509.Certificate, at: datetime) -> None:
             f"it was needed at {_time(at)}"
         )
     if at > certificate.not_valid_after_utc:
-        raise SignatureInvalid(
+        raise CertificateExpired(
             f"the certificate of {_subject(certificate)} expired at {_time(certificate.not_valid_after_utc)}"
         )
 

@@ -7,12 +7,13 @@
 The caller gives authorities and a subject, as Notation's trust policy has them (trust store, trusted identity), and the signing
 scheme that these authorities are trusted for. An authority of `notary.x509.signingAuthority` vouches for the time of a signature
 as well, so a certificate of `notary.x509` must not pass for one. Source: Notary Project `signature-specification.md`,
-`signing-scheme.md`, `trust-store-trust-policy.md` (level "strict"). Time stamps (RFC 3161) are not verified: under `notary.x509` each
-certificate has to be valid now. The payload names no repository. Pure.
+`signing-scheme.md`, `trust-store-trust-policy.md` (level "strict", `verifyTimestamp` "afterCertExpiry"). Under `notary.x509` each
+certificate has to be valid now, or at the time of a time stamp (`time_stamps`). The payload names no repository. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -22,13 +23,14 @@ import msgspec
 
 from boltseal.errors import quote
 from boltseal.loading import deferred
-from boltseal.signatures.certificate_chains import Authorities, verify_chain
+from boltseal.signatures.certificate_chains import Authorities, CertificateExpired, is_expired, verify_chain
 from boltseal.signatures.errors import SignatureInvalid
-from boltseal.signatures.notation_envelope import MAX_NOTATION_BYTES, Headers, parse_unverified
+from boltseal.signatures.notation_envelope import MAX_NOTATION_BYTES, Envelope, Headers, parse_unverified
 from boltseal.signatures.public_keys import PublicKey
 from boltseal.signatures.signed_image import SignedImage, SigningTime, Statement, TimeSource
 from boltseal.signatures.strict_json import parse_strict
 from boltseal.signatures.subject_names import SubjectName
+from boltseal.signatures.time_stamps import MAX_STAMP_BYTES, RefusedStamp, VerifiedStamp, stamped_between
 
 if TYPE_CHECKING:
     from cryptography import exceptions, x509
@@ -61,11 +63,23 @@ class SigningScheme(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrustedSubject:
-    """Signatures that count: by certificates of a subject under authorities. `subject` None: every certificate of them."""
+    """Signatures that count: by certificates of a subject under authorities. `subject` None: every certificate of them.
+
+    `time_stamps`: the authorities whose time stamps count after a certificate has expired; None: no time stamps do.
+    """
 
     authorities: Authorities
     subject: SubjectName | None
     scheme: SigningScheme
+    time_stamps: Authorities | None = None
+
+
+StampLookUp = Callable[[], VerifiedStamp | RefusedStamp]
+"""Returns what another process found out about the time stamp of the signature."""
+
+
+def _no_result() -> RefusedStamp:
+    return RefusedStamp("it was not verified")
 
 
 class _Target(msgspec.Struct, rename="camel"):
@@ -78,13 +92,21 @@ class _Payload(msgspec.Struct, rename="camel"):
     target_artifact: _Target
 
 
-def verify_notation(media_type: str, raw: bytes, image: SignedImage, trusted: TrustedSubject, now_us: int) -> Statement:
-    """Verify one signature. `media_type`: of its layer. `now_us`: microseconds since 1970.
+def verify_notation(
+    media_type: str,
+    raw: bytes,
+    image: SignedImage,
+    trusted: TrustedSubject,
+    now_us: int,
+    stamp: StampLookUp = _no_result,
+) -> Statement:
+    """Verify one signature. `media_type`: of its layer. `now_us`: microseconds since 1970. `stamp`: called if it is needed.
 
     1. The envelope has at most MAX_NOTATION_BYTES bytes, and is strict JSON or CBOR with one signature.
     2. Its signed headers have the payload type and the signing scheme that is required; all that are critical are understood.
     3. It is not expired, and a time that the scheme vouches for is not in the future.
     4. The certificates end at a root and include a trusted authority, and are valid: now, or when a signing authority says that it signed.
+       If one has expired, they were valid during all the time in which the signature may have been stamped (`time_stamps`).
     5. The algorithm is the one for the certificate's key, whatever else the headers say.
     6. The key signed headers and payload. Before that the payload is not read.
     7. The subject of the certificate is the trusted one.
@@ -101,7 +123,7 @@ def verify_notation(media_type: str, raw: bytes, image: SignedImage, trusted: Tr
     now = _EPOCH + timedelta(microseconds=now_us)
     at = _signing_time(headers, now)
     # 4
-    leaf = verify_chain(envelope.chain, trusted.authorities, at, now)
+    leaf, time = _signer(envelope, trusted, at, now, stamp)
     # 5
     algorithm = _algorithm(leaf)
     if headers.algorithm != algorithm.name:
@@ -121,7 +143,40 @@ def verify_notation(media_type: str, raw: bytes, image: SignedImage, trusted: Tr
         raise SignatureInvalid(f"the signature is of media type {quote(target.media_type)}; expected {expected}")
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
     key = PublicKey(leaf.public_key().public_bytes(serialization.Encoding.DER, spki))
-    return Statement(key, holder=leaf.subject.rfc4514_string(), time=_stated_time(headers))
+    return Statement(key, holder=leaf.subject.rfc4514_string(), time=time)
+
+
+def _signer(
+    envelope: Envelope, trusted: TrustedSubject, at: datetime, now: datetime, stamp: StampLookUp
+) -> tuple[x509.Certificate, SigningTime | None]:
+    """Return the certificate that signed, and when. `at`: when the certificates have to be valid, without a time stamp."""
+    try:
+        return verify_chain(envelope.chain, trusted.authorities, at, now), _stated_time(envelope.headers)
+    except CertificateExpired as expired:
+        if trusted.time_stamps is None:
+            raise
+        if not envelope.stamp:
+            raise SignatureInvalid(f"{expired.message}, and the signature has no time stamp") from expired
+    if len(envelope.stamp) > MAX_STAMP_BYTES:
+        raise SignatureInvalid(f"the time stamp has {len(envelope.stamp)} bytes; at most {MAX_STAMP_BYTES} are read")
+    begin, end = stamped_between(stamp(), trusted.time_stamps, now)
+    try:
+        verify_chain(envelope.chain, trusted.authorities, begin, now)
+        return verify_chain(envelope.chain, trusted.authorities, end, now), SigningTime(end, TimeSource.TIME_STAMP)
+    except SignatureInvalid as error:
+        raise SignatureInvalid(f"{error.message}; the signature was stamped at {end:%Y-%m-%dT%H:%M:%SZ}") from error
+
+
+def stamp_to_verify(media_type: str, raw: bytes, now_us: int) -> Envelope | None:
+    """Return an envelope whose time stamp decides about it, unverified: a certificate has expired, and there is a time stamp."""
+    try:
+        envelope = parse_unverified(media_type, raw)
+    except SignatureInvalid:
+        return None
+    due = 0 < len(envelope.stamp) <= MAX_STAMP_BYTES and is_expired(
+        envelope.chain, _EPOCH + timedelta(microseconds=now_us)
+    )
+    return envelope if due else None
 
 
 def _check_headers(headers: Headers, scheme: SigningScheme) -> None:

@@ -32,6 +32,7 @@ MAX_NOTATION_BYTES: Final = 1024 * 1024
 """A signature with certificates and a time stamp has about ten kilobytes."""
 
 _PREFIX: Final = "io.cncf.notary."
+_STAMP: Final = _PREFIX + "timestampSignature"
 _TIMES: Final = ("signingTime", "authenticSigningTime", "expiry")
 _COSE_ALGORITHMS: Final = {-37: "PS256", -38: "PS384", -39: "PS512", -7: "ES256", -35: "ES384", -36: "ES512"}
 _ALGORITHM, _CRITICAL, _CONTENT_TYPE, _CHAIN = 1, 2, 3, 33
@@ -57,13 +58,17 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """An envelope. `signed`: the bytes that the signature is made over. `chain`: certificates in DER, the signer's first."""
+    """An envelope. `signed`: the bytes that the signature is made over. `chain`: certificates in DER, the signer's first.
+
+    `stamp`: the token of a time stamp of the signature (RFC 3161); b"" without one.
+    """
 
     headers: Headers
     payload: bytes
     signed: bytes
     signature: bytes
     chain: tuple[bytes, ...]
+    stamp: bytes = b""
 
 
 def parse_unverified(media_type: str, raw: bytes) -> Envelope:
@@ -75,8 +80,9 @@ def parse_unverified(media_type: str, raw: bytes) -> Envelope:
     raise SignatureInvalid(f"a layer of type {quote(media_type)} is no signature of Notation")
 
 
-class _Unprotected(msgspec.Struct):
+class _Unprotected(msgspec.Struct, rename={"stamp": _STAMP}):
     x5c: list[str]
+    stamp: str = ""
 
 
 class _Jws(msgspec.Struct, forbid_unknown_fields=True):
@@ -114,6 +120,9 @@ def _parse_jws(raw: bytes) -> Envelope:
         if (der := decode_base64(text)) is None:
             raise SignatureInvalid("a certificate of the envelope is not base64")
         chain.append(der)
+    stamp = decode_base64(jws.header.stamp)
+    if stamp is None:
+        raise SignatureInvalid("the time stamp of the envelope is not base64")
     return Envelope(
         Headers(
             protected.alg,
@@ -128,6 +137,7 @@ def _parse_jws(raw: bytes) -> Envelope:
         f"{jws.protected}.{jws.payload}".encode(),
         _base64url(jws.signature, "signature"),
         tuple(chain),
+        stamp,
     )
 
 
@@ -173,12 +183,16 @@ def _parse_cose(raw: bytes) -> Envelope:
         raise SignatureInvalid("the protected header is no map")
     if twice := protected.keys() & unprotected.keys():
         raise SignatureInvalid(f"the header {quote(str(min(twice, key=str)))} is both protected and unprotected")
+    stamp = unprotected.get(_STAMP, b"")
+    if not isinstance(stamp, bytes):
+        raise SignatureInvalid("the time stamp of the envelope is no byte string")
     return Envelope(
         _cose_headers(protected),
         payload,
         b"\x84\x6aSignature1" + _encoded_bytes(encoded) + b"\x40" + _encoded_bytes(payload),
         signature,
         _cose_chain(protected.get(_CHAIN, unprotected.get(_CHAIN))),
+        stamp,
     )
 
 

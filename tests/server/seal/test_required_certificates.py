@@ -13,6 +13,7 @@ from tests.images import Document, error_of, image, index, meaning, push, put
 from tests.serving import Rule, serving
 from tests.signatures.notation_certificates import root
 from tests.signatures.signed_documents import notarized
+from tests.signatures.stamp_authority import StampAuthority
 
 BEGIN = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 YEAR = timedelta(days=365)
@@ -106,6 +107,37 @@ async def test_a_revoked_certificate_gives_no_new_tag(data: Path, rules: Sequenc
 
     assert (first.status_code, again.status_code, second.status_code) == (201, 201, 409)
     assert "is revoked" in error_of(second)[1]
+
+
+async def test_an_expired_certificate_with_a_time_stamp_gives_the_tag(data: Path, tmp_path: Path) -> None:
+    """Only with the time stamp of the authority that the rule trusts, and only where it was made before the end."""
+    time_root, mallory = (root("C=US, O=acme, CN=time root", begin=BEGIN - YEAR, end=BEGIN + YEAR) for _ in range(2))
+    authority, forger = (
+        StampAuthority.under(each, tmp_path / name, begin=BEGIN - YEAR, end=BEGIN + YEAR)
+        for name, each in (("time", time_root), ("mallory", mallory))
+    )
+    old_root = root(begin=BEGIN - YEAR, end=BEGIN + YEAR)
+    old = old_root.issue(begin=BEGIN - YEAR, end=BEGIN)
+    (tmp_path / "ca.pem").write_bytes(old_root.pem)
+    (tmp_path / "time.pem").write_bytes(time_root.pem)
+    entry = {"ca": str(tmp_path / "ca.pem"), "tsa": str(tmp_path / "time.pem"), "subject": "O=acme"}
+    before, after = BEGIN - timedelta(days=1), BEGIN + timedelta(hours=1)
+    lies = [
+        notarized(IMAGE, old, "jws"),
+        notarized(IMAGE, old, "jws", stamping=lambda signature: forger.stated(signature, before)),
+        notarized(IMAGE, old, "cose", stamping=lambda signature: authority.stated(signature, after)),
+        notarized(IMAGE, old, "cose", stamping=lambda _: authority.stated(b"another signature", before)),
+    ]
+    good = notarized(IMAGE, old, "jws", stamping=lambda signature: authority.stated(signature, before))
+    async with serving(data, [{"tag": "[0-9]*", "require": [entry]}]) as registry:
+        await push(registry.client, "shop/app", IMAGE.digest, IMAGE)
+        for each in lies:
+            await push(registry.client, "shop/app", each.digest, each)
+        refused = await put(registry.client, "shop/app", "1.4.2", IMAGE)
+        await push(registry.client, "shop/app", good.digest, good)
+        tagged = await put(registry.client, "shop/app", "1.4.2", IMAGE)
+
+    assert (refused.status_code, tagged.status_code) == (409, 201), refused.text
 
 
 async def test_a_server_with_a_wrong_file_does_not_start(data: Path, rules: Sequence[Rule], tmp_path: Path) -> None:
