@@ -29,6 +29,7 @@ from boltseal.policy.rules import Rule, RuleSet
 from boltseal.policy.seal import Identity
 from boltseal.server.registry.models import JudgedEvidence, ManifestAnswer, ReferrerRow
 from boltseal.server.registry.pulls import BlobUnknown, Pulls
+from boltseal.signatures.certificate_chains import Authorities
 from boltseal.signatures.evidence import (
     MAX_BYTES,
     MAX_LAYER_BYTES,
@@ -74,7 +75,11 @@ class EvidenceChecks:
             return await self._judged(repository, image, decided, roots)
 
     async def _judged(
-        self, repository: Repository, image: Identity, decided: Mapping[int, Rule], roots: Iterable[TrustedRoot]
+        self,
+        repository: Repository,
+        image: Identity,
+        decided: Mapping[int, Rule],
+        roots: Iterable[TrustedRoot | Authorities],
     ) -> JudgedEvidence:
         digest = image.canonical
         evidence = [] if self._pulls is None else await _evidence_of(self._pulls, repository, digest)
