@@ -21,6 +21,7 @@ from boltseal.server.registry.models import UNCONDITIONAL, JudgedEvidence, Manif
 from boltseal.server.registry.required_evidence import EvidenceChanged
 from boltseal.server.registry.tag_refusals import TagUnsigned
 from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.signatures.certificate_chains import Authorities
 from boltseal.signatures.evidence import MAX_LAYERS, MAX_MANIFESTS
 from boltseal.signatures.sigstore_bundle import BUNDLE
 from boltseal.signatures.simple_signing import SIMPLE_SIGNING
@@ -162,7 +163,11 @@ class _Counting(EvidenceChecks):
     in_progress, most = 0, 0
 
     async def _judged(
-        self, repository: Repository, image: Identity, decided: Mapping[int, PolicyRule], roots: Iterable[TrustedRoot]
+        self,
+        repository: Repository,
+        image: Identity,
+        decided: Mapping[int, PolicyRule],
+        roots: Iterable[TrustedRoot | Authorities],
     ) -> JudgedEvidence:
         self.in_progress += 1
         self.most = max(self.most, self.in_progress)
@@ -173,7 +178,7 @@ class _Counting(EvidenceChecks):
 
 
 async def test_a_few_checks_at_once_have_evidence_in_memory(open_shop: Opener, tmp_path: Path) -> None:
-    """Of a hundred pushes at once a few have their evidence in memory, up to 32 MiB each, and the others wait."""
+    """Of twenty checks at once a few have their evidence in memory, up to 32 MiB each, and the others wait."""
     (tmp_path / "release.pub").write_bytes(RELEASE.pem)
     shop = open_shop({"require": [{"key": "release.pub"}]})
     checks = _Counting(shop.registry.rules, shop.registry.pulls)
