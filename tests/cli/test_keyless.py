@@ -139,7 +139,7 @@ def test_without_the_extra_a_server_does_not_start(
 
 
 def test_without_the_extra_time_stamps_are_refused(tmp_path: Path) -> None:
-    """They could not be checked, and an expired certificate alone is no evidence."""
+    """Time stamps could not be checked, and an expired certificate alone is no evidence."""
     (tmp_path / "ca.pem").write_bytes(root().pem)
     value = f"ca={tmp_path}/ca.pem,tsa={tmp_path}/ca.pem,subject=*"
     done = without_the_extra("inspect", "localhost:1/shop/app:1", "--signed-by", value)

@@ -52,7 +52,7 @@ def time_of(found: StampResult) -> datetime:
 
 @pytest.mark.parametrize("hash_", ["sha256", "sha512"])
 def test_a_time_stamp_of_openssl_is_verified(authority: StampAuthority, hash_: str) -> None:
-    """Its time, and its certificates with the one that signed first, are the result."""
+    """The result has the time, and the certificates with the one that signed first."""
     found = result(authority.stamp(SIGNATURE, hash_))
 
     assert found.refused == ""
@@ -71,7 +71,7 @@ def test_an_authority_under_an_intermediate_is_verified(tmp_path: Path) -> None:
 
 
 def test_a_stated_time_and_accuracy_are_returned(authority: StampAuthority) -> None:
-    """In microseconds."""
+    """Time and accuracy are returned in microseconds."""
     found = result(authority.stated(SIGNATURE, NOW - DAY, accuracy_s=90))
 
     assert (time_of(found), found.accuracy_us) == (NOW - DAY, 90_000_000)
@@ -98,7 +98,7 @@ def test_another_content_is_refused(authority: StampAuthority) -> None:
 
 
 def test_a_token_with_two_signers_is_refused(authority: StampAuthority, tmp_path: Path) -> None:
-    """It would be unclear whose time it is."""
+    """With two signers it would be unclear whose time the token has."""
     StampAuthority.under(ROOT, tmp_path / "second", **VALID)
     second = ("-signer", "../second/time.pem", "-inkey", "../second/time.key")
 
@@ -130,7 +130,7 @@ def test_an_authority_that_is_not_trusted_is_refused(authority: StampAuthority) 
 
 
 def test_a_changed_token_is_refused(authority: StampAuthority) -> None:
-    """The time is signed."""
+    """The signature of the token covers its time."""
     token = authority.stated(SIGNATURE, NOW - DAY)
     stated, other = (f"{at:%Y%m%d%H%M%SZ}".encode() for at in (NOW - DAY, NOW - 2 * DAY))
 
@@ -160,14 +160,14 @@ def test_a_certificate_that_is_not_for_time_stamps_is_refused(tmp_path: Path, ho
 def test_an_authority_that_was_not_valid_at_its_time_is_refused(
     tmp_path: Path, valid: tuple[datetime, datetime]
 ) -> None:
-    """Its key may have been given away since, and it could not sign before."""
+    """The key of an authority may be given away after its certificate expired, and could not sign before."""
     late = StampAuthority.under(ROOT, tmp_path / "late", begin=valid[0], end=valid[1])
 
     refused(late.stated(SIGNATURE, NOW), "Error while verifying certificates")
 
 
 def test_an_authority_whose_root_had_expired_is_refused(tmp_path: Path) -> None:
-    """The whole chain counts."""
+    """Each certificate up to the root has to be valid."""
     old = root("C=US, O=acme, CN=old root", begin=NOW - YEAR, end=NOW - DAY)
     late = StampAuthority.under(old, tmp_path / "late", **VALID)
 
@@ -193,7 +193,7 @@ def test_one_bad_token_does_not_spoil_the_others(authority: StampAuthority) -> N
 
 
 def test_two_certificates_of_one_issuer_and_number_are_refused(authority: StampAuthority) -> None:
-    """It would be unclear which of them is checked."""
+    """With two such certificates it would be unclear which is checked."""
     twin = ROOT.issue("C=US, O=acme, CN=twin", serial=authority.holder.certificate.serial_number, **VALID)
     (authority.folder / "above.pem").write_bytes(twin.pem + ROOT.pem)
 

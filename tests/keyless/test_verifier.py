@@ -248,7 +248,7 @@ VALID: dict[str, Any] = {"begin": EARLIER, "end": EXPIRED_AT + timedelta(days=10
 
 
 async def test_time_stamps_of_expired_signatures_are_verified(tmp_path: Path) -> None:
-    """Those of other signatures are not looked at; one that is no token is refused, and harms no other."""
+    """Time stamps of other signatures are not looked at; one that is no token is refused, and harms no other."""
     time_root = root("C=US, O=acme, CN=time root", **VALID)
     authority = StampAuthority.under(time_root, tmp_path / "time", **VALID)
     expired, valid = (root(**VALID).issue(begin=EARLIER, end=end) for end in (EXPIRED_AT, VALID["end"]))

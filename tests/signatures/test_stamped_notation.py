@@ -106,7 +106,7 @@ def refused(match: str, media_type: str, raw: bytes, by: TrustedSubject | None =
 def test_a_signature_that_was_stamped_before_its_certificate_expired_counts(
     authority: StampAuthority, media_type: str
 ) -> None:
-    """Its time is that of the time stamp."""
+    """The time of the statement is that of the time stamp."""
     raw = signed(media_type, lambda signature: authority.stated(signature, STAMPED))
 
     assert verified(media_type, raw) == SigningTime(STAMPED, TimeSource.TIME_STAMP)
@@ -263,13 +263,13 @@ def test_a_revoked_authority_is_refused() -> None:
 
 
 def test_certificates_that_cannot_be_read_are_refused() -> None:
-    """They are the attacker's bytes."""
+    """The certificates of a token are bytes of an attacker."""
     found = replace(by_certificates(), certificates=(b"no DER",))
     with pytest.raises(SignatureInvalid, match="can't be read"):
         stamped_between(found, STAMPS, NOW)
 
 
-def test_a_chain_is_ordered_by_who_issued_whom() -> None:
+def test_a_chain_is_ordered_by_issuers() -> None:
     """Whatever order a token has them in, and whatever else it has; a chain that has no end is cut."""
     middle = TIME_ROOT.authority("C=US, O=acme, CN=middle", **VALID)
     leaf = middle.issue(**VALID)
@@ -315,7 +315,7 @@ def test_a_time_stamp_outside_the_validity_is_refused(
 
 @BOTH
 def test_each_certificate_has_to_be_valid_at_the_time_of_the_stamp(authority: StampAuthority, media_type: str) -> None:
-    """Also that of an authority between the signer's and the root."""
+    """A certificate of an authority between signer and root counts as well."""
     middle = ROOT.authority("C=US, O=acme, CN=middle", begin=BEGIN, end=STAMPED - SECOND)
     raw = signed(media_type, lambda signature: authority.stated(signature, STAMPED), middle.issue(**VALID))
 
@@ -324,7 +324,7 @@ def test_each_certificate_has_to_be_valid_at_the_time_of_the_stamp(authority: St
 
 @BOTH
 def test_a_revoked_certificate_stays_revoked(authority: StampAuthority, media_type: str) -> None:
-    """Whenever it was stamped."""
+    """The time of the stamp does not matter for that."""
     raw = signed(media_type, lambda signature: authority.stated(signature, STAMPED))
     lists = ROOT.crl(EXPIRED, until=NOW + YEAR) + TIME_ROOT.crl(until=NOW + YEAR)
 
