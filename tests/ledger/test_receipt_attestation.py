@@ -19,6 +19,7 @@ from boltseal.ledger.receipt_attestation import (
     AttestationInvalid,
     announced_key,
     format_statement,
+    is_attestation,
     open_attestation,
     pem_of,
 )
@@ -66,6 +67,17 @@ def test_a_statement_proves_its_tag_with_the_key_of_the_ledger(ledger: FakeLedge
     assert (opened.receipt.index, opened.receipt.entry.tag, opened.receipt.entry.digest) == (PUSHED, "1.4.2", A)
     assert (opened.announcement.index, opened.key) == (ANNOUNCED, attester.public)
     assert opened.receipt_raw == ledger.receipt(PUSHED)
+
+
+def test_a_bundle_and_a_receipt_differ_in_their_first_byte(ledger: FakeLedger, attester: Attester) -> None:
+    """A bundle begins as JSON does, and a receipt with the name of its format."""
+    bundle = attester.attest(ledger, PUSHED, ANNOUNCED)
+
+    assert (is_attestation(b"\n" + bundle), is_attestation(ledger.receipt(PUSHED)), is_attestation(b"")) == (
+        True,
+        False,
+        False,
+    )
 
 
 def test_another_tool_reads_an_attestation_of_the_image(ledger: FakeLedger, attester: Attester) -> None:

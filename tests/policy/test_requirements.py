@@ -11,6 +11,7 @@ import pytest
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
+from boltseal.policy.evidence_findings import Verdict, evidence_findings
 from boltseal.policy.requirements import (
     EvidenceVerdict,
     Requirement,
@@ -65,6 +66,21 @@ def test_a_signature_by_the_key_meets_the_requirement() -> None:
     verdict = judged('require = [{key = "keys/release.pub"}]', signature(MALLORY, "m"), signature(RELEASE, "r"))
 
     assert verdict == EvidenceVerdict((), (Digest.of(b"r"),))
+
+
+def test_an_attestation_is_shown_with_its_signer_and_builder() -> None:
+    """A finding names the key as the requirement does, and what the attestation states."""
+    require = f'require = [{{predicate = "slsaprovenance", builder = "{BUILDER}", key = "ci.pub"}}]'
+    provenance = attestation(CI, V1, {"runDetails": {"builder": {"id": BUILDER}}}, "p")
+    (finding,) = evidence_findings(parsed(require), IMAGE, [provenance])
+
+    assert (finding.verdict, finding.kind, finding.predicate_type, finding.builder) == (
+        Verdict.VERIFIED,
+        "attestation",
+        V1,
+        BUILDER,
+    )
+    assert finding.signer == f"ci.pub (sha256:{CI.key.fingerprint[:12]})"
 
 
 def test_without_evidence_the_command_that_adds_it_is_named() -> None:
