@@ -64,9 +64,8 @@ check-style: $(VENV)/.works
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
 
-check-tests: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 check-tests: $(VENV)/.works
-	@$(PYTEST) $(if $(filter yes,$(HURRY)),-n 2 --dist loadfile,$(SPREAD)) $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5
+	@$(PYTEST) -n 2 --dist loadfile $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5
 
 # Every branch of the pure packages is tested.
 coverage: $(VENV)/.works  ## checks that every branch of the pure packages is tested
@@ -77,9 +76,8 @@ coverage: $(VENV)/.works  ## checks that every branch of the pure packages is te
 timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings.json
 	@$(BIN)/python -m pytest -q -m "not slow and not real" --write-timings
 
-# More workers than there are processors: these tests often wait for another program, while container engines do work.
-soak: WORKERS := $(shell echo $$(($$(nproc) + 1)))
-test: WORKERS := $(shell echo $$(($$(nproc) + 2)))
+# One worker more than there are processors: these tests often wait for another program, while container engines do work.
+test soak: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test: $(VENV)/.works  ## runs all tests but those of the next eight targets; real clients; as root installs missing packages
 	@scripts/test-packages
 	@$(PYTEST) -m "not engine and not store and not fault and not replicas and not kube and not storage and not browser" $(SPREAD) $(ARGS)
@@ -106,7 +104,7 @@ test-storage: $(VENV)/.works  ## runs the tests that start PostgreSQL or an S3 s
 # chunks that become more than 5 MiB: on `dbstore` it answers a range with other bytes, ignores the conditions of writes, so no
 # registry can own a bucket and delete in it, and returns the parts of an object in another order (`test_radosgw.py`).
 POSTGRES := tests/server/spec tests/server/seal tests/server/isolation tests/server/registry tests/attacks
-test-postgres: WORKERS := $(shell echo $$(($$(nproc) + 2)))
+test-postgres: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test-postgres: $(VENV)/.works  ## runs the tests of registries on PostgreSQL and an S3 server instead of SQLite and files
 	@scripts/test-packages
 	@$(PYTEST) --storage=postgres+s3 $(SPREAD) $(ARGS) $(POSTGRES) --ignore tests/attacks/scrub
@@ -114,13 +112,12 @@ test-postgres: $(VENV)/.works  ## runs the tests of registries on PostgreSQL and
 
 # These tests wait for most of their time: for servers that are killed, stopped or slow. So they share no file, and there are more of them
 # at once than there are processors.
-test-faults test-kube test-replicas: SPREAD = -n $(WORKERS) --dist worksteal
+test-faults test-kube: SPREAD = -n $(WORKERS) --dist worksteal
 test-faults: WORKERS := $(shell echo $$(($$(nproc) + 3)))
 test-faults: $(VENV)/.works  ## runs the tests that kill, fill and slow PostgreSQL, S3 servers and boltseal
 	@scripts/test-packages
 	@$(PYTEST) -m "fault" $(SPREAD) $(ARGS)
 
-test-replicas: WORKERS := $(shell echo $$(($$(nproc) + 2)))
 test-replicas: $(VENV)/.works  ## runs the tests of several servers on one database and bucket
 	@scripts/test-packages
 	@$(PYTEST) -m "replicas" $(SPREAD) $(ARGS)
@@ -130,7 +127,6 @@ test-kube: $(VENV)/.works  ## runs the tests of releases on Kubernetes with kube
 	@scripts/test-packages
 	@$(PYTEST) -m "kube" $(SPREAD) $(ARGS)
 
-test-stores: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real container engines
 	@scripts/test-packages
 	@$(PYTEST) -m "store" $(SPREAD) $(ARGS)
