@@ -25,7 +25,7 @@ SLEEPS = {
     "coordination_stores.py": (3, "processes that hold something until they are killed"),
     "engines/test_bounded_answers.py": (1, "the end of a connection arrives, which the client does not report"),
     "fakes/upstream.py": (1, "a slow upstream"),
-    "host/scrub/test_host.py": (1, "a clock that only sleeping advances"),
+    "host/scrub/test_host.py": (2, "a clock that only sleeping advances; the pace of a user's key presses"),
     "notify/receivers.py": (1, "a receiver that does not answer"),
     "notify/test_closed_database.py": (1, "proof that no event arrives twice"),
     "notify/test_dispatch.py": (

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
@@ -214,12 +215,35 @@ def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
         wait_until(lambda: len(children.read_text().split()) >= 2, "the workers run")
         workers = children.read_text().split()
         os.killpg(running.pid, signal.SIGINT)
-        out, err = running.communicate()
+        try:
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()  # else the test would wait for a command that hangs
 
     assert running.returncode == 130
     assert (out, err) == (b"", b"")
     assert len(workers) == 2
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_repeated_interrupts_end_it_without_a_traceback(store: DockerStore) -> None:
+    """Impatient users press Ctrl-C many times: an interrupt in the middle of the end neither hangs nor prints where it was."""
+    large_image(store)
+    argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
+    argv = ["env", "--default-signal=INT", *argv]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        wait_until(lambda: len(children.read_text().split()) >= 2, "the workers run")
+        for _ in range(30):
+            os.killpg(running.pid, signal.SIGINT)  # reaches it, or its zombie
+            time.sleep(0.002)
+        try:
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+
+    assert running.returncode in (130, -signal.SIGINT)  # the last ones arrive when Python has ended its handler
+    assert (out, err) == (b"", b"")
 
 
 @pytest.mark.parametrize("killing", [signal.SIGKILL, signal.SIGTERM])

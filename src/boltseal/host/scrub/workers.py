@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
@@ -153,11 +154,15 @@ def _check_in_parallel(
     context: Any,
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     settings = (os.getpid(), *shared)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=settings) as pool:
+    with (
+        _interrupts_held() as let_interrupt_in,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=settings) as pool,
+    ):
         try:
-            running = _submit_jobs(pool, jobs, modes)
+            running = {pool.submit(_check_in_worker, layer, modes[layer]): layer for layer in jobs}
             left: set[Future[LayerResult]] = set(running)
             while left:
+                let_interrupt_in()
                 ended, left = wait(left, POLL_S, FIRST_COMPLETED)
                 progress(shared[0].value, len(jobs) - len(left), len(jobs))
                 for each in ended:
@@ -170,16 +175,23 @@ def _check_in_parallel(
             pool.shutdown(cancel_futures=True)
 
 
-def _submit_jobs(
-    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], modes: Mapping[LayerFiles, CheckMode]
-) -> dict[Future[LayerResult], LayerFiles]:
-    """Submit all jobs to workers that ignore SIGINT from the terminal: this process gets it too, and ends them.
+@contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT back in the block, except while the function that is yielded runs: then Python's handler is called.
 
-    SIGINT is blocked while they are started, since Python could lose it then.
+    An exception amid `submit` or `wait` could leave a lock of the pool locked, so that its end is waited for without end. Workers that
+    start in the block never get SIGINT from the terminal: this process gets it too, and ends them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def let_in() -> None:
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
     try:
-        return {pool.submit(_check_in_worker, layer, modes[layer]): layer for layer in jobs}
+        yield let_in
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
