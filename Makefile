@@ -10,7 +10,7 @@ PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/signatures test
 # A quick check takes tests that reach what differs from SINCE, the nearest ones first until BUDGET_S seconds of processor time
 # are used, the first row of each table and few examples of properties.
 # `make check HURRY=rows` takes every test that is neither slow nor real, and starts no PostgreSQL or S3 server, with the first row of
-# each table and few examples of properties; `make check HURRY=` takes them whole.
+# each table and few examples of properties, but those of the pure packages whole; `make check HURRY=` takes all whole.
 HURRY ?= yes
 BUDGET_S ?= 60
 SINCE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || git rev-parse --verify --quiet HEAD)
@@ -66,6 +66,7 @@ check-style: $(VENV)/.works
 
 check-tests: $(VENV)/.works
 	@$(PYTEST) -n 2 --dist loadfile $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5
+	$(if $(filter rows,$(HURRY)),@$(PYTEST) -n 2 -m "not slow and not real" $(PURE))
 
 # Every branch of the pure packages is tested.
 coverage: $(VENV)/.works  ## checks that every branch of the pure packages is tested
