@@ -34,7 +34,7 @@ WitnessOption = Annotated[
     list[str] | None,
     typer.Option("--witness", metavar="KEY", show_default=False, help="Require a witness's cosignature; repeatable."),
 ]
-OfOption = Annotated[
+AboutOption = Annotated[
     str | None,
     typer.Option(
         "--about",
@@ -127,7 +127,7 @@ def find(
     ref: RemoteRefArgument,
     key: KeyOption,
     *,
-    expected: OfOption = None,
+    expected: AboutOption = None,
     witness: WitnessOption = None,
     target: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", show_default=False, help="File to write.")
@@ -175,7 +175,7 @@ def verify(
         typer.Argument(metavar="FILE", show_default=False, help="A receipt: a C2SP tlog-proof, or a statement."),
     ],
     key: KeyOption,
-    expected: OfOption = None,
+    expected: AboutOption = None,
     witness: WitnessOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -48,11 +48,14 @@ class AdmissionWebhook:
         self._log(review, verdicts)
         return review_response(review, verdicts)
 
-    def refuse_too_large(self, beginning: bytes) -> bytes | None:
-        """Return the response to a review that is too large to be read; None: it is no review. `beginning`: its first bytes."""
-        refused = refuse_too_large(beginning)
+    def refuse_too_large(self, beginning: bytes, why: str) -> bytes | None:
+        """Return the response to a review that is too large to be read; None: it is no review.
+
+        `beginning`: its first bytes. `why`: in words that follow "its review".
+        """
+        refused = refuse_too_large(beginning, why)
         if refused is not None:
-            self._log_refusal("an object", "", "its review is too large")
+            self._log_refusal("an object", "", f"its review {why}")
         return refused
 
     def _log(self, review: Review, verdicts: Mapping[str, Verdict]) -> None:

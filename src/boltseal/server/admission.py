@@ -69,11 +69,12 @@ class AdmissionServer:
 
 
 class ReviewTooLarge(TooLarge):
-    """A review that is not kept in memory. `beginning`: its first bytes."""
+    """A review that is not kept in memory. `beginning`: its first bytes. `why`: in words that follow "its review"."""
 
-    def __init__(self, beginning: bytes) -> None:
-        super().__init__(f"the review has more than {MAX_REVIEW_BYTES} bytes, or too many large ones are read now")
+    def __init__(self, beginning: bytes, why: str) -> None:
+        super().__init__(f"the review {why}")
         self.beginning = beginning
+        self.why = why
 
 
 class _Bodies:
@@ -96,7 +97,7 @@ class _Bodies:
             self._large_bytes -= max(0, len(body) - SMALL_BYTES)
 
     async def _read(self, receive: Receive, body: bytearray) -> None:
-        received, is_too_large = 0, False
+        received, why = 0, ""
         try:
             async with asyncio.timeout(BODY_WITHIN_S):
                 while True:
@@ -105,12 +106,15 @@ class _Bodies:
                         raise Invalid("the body ended too early")
                     piece, more = message.get("body", b""), message.get("more_body", False)
                     received += len(piece)
-                    is_too_large = is_too_large or received > MAX_REVIEW_BYTES or not self._fits(len(body), len(piece))
-                    self._keep(body, piece[:BEGINNING_BYTES] if is_too_large else piece)
-                    if is_too_large:
+                    if received > MAX_REVIEW_BYTES:
+                        why = f"has more than {MAX_REVIEW_BYTES} bytes"
+                    elif not why and not self._fits(len(body), len(piece)):
+                        why = "is large, and other large ones are being read now; try again"
+                    self._keep(body, piece[:BEGINNING_BYTES] if why else piece)
+                    if why:
                         self._drop(body)
-                    if received > MAX_RECEIVED_BYTES or (is_too_large and not more):
-                        raise ReviewTooLarge(bytes(body))
+                    if received > MAX_RECEIVED_BYTES or (why and not more):
+                        raise ReviewTooLarge(bytes(body), why)
                     if not more:
                         return
         except TimeoutError as error:
@@ -161,7 +165,7 @@ class AdmissionApp:
             async with self._bodies.reading(receive) as raw:
                 return 200, await answer(raw, _within_s(scope))
         except ReviewTooLarge as error:
-            refused = self._webhook.refuse_too_large(error.beginning)
+            refused = self._webhook.refuse_too_large(error.beginning, error.why)
             return (200, refused) if refused is not None else (413, f"{error.message}\n".encode())
         except BoltsealError as error:
             _log.warning("review not answered", path=path, reason=error.message)

@@ -210,9 +210,12 @@ def test_a_former_object_that_is_not_understood_refuses_the_update(kind: str) ->
 
 def test_a_review_that_is_too_large_is_refused_by_its_first_bytes() -> None:
     """The API server sends the uid before anything that a user wrote, so an object of any size gets a refusal."""
-    refused = refuse_too_large(review(object_of("Pod", POD))[:BEGINNING_BYTES])
+    refused = refuse_too_large(review(object_of("Pod", POD))[:BEGINNING_BYTES], "has more than 8 bytes")
 
     assert refused is not None
+    assert json.loads(refused)["response"]["status"]["message"].endswith(
+        "can't be judged: its review has more than 8 bytes"
+    )
     assert json.loads(refused)["response"]["uid"] == UID
     assert json.loads(refused)["response"]["allowed"] is False
 
@@ -231,7 +234,7 @@ def test_a_review_that_is_too_large_is_refused_by_its_first_bytes() -> None:
 )
 def test_a_text_without_a_uid_at_its_beginning_is_no_review(beginning: bytes) -> None:
     """No uid is taken from another place, where a user may have written it."""
-    assert refuse_too_large(beginning) is None
+    assert refuse_too_large(beginning, "has more than 8 bytes") is None
 
 
 def test_the_time_of_an_update_grows_with_its_containers_and_not_with_their_square() -> None:

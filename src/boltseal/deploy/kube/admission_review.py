@@ -151,16 +151,15 @@ def parse_review(raw: bytes) -> Review:
     return replace(review, images=tuple(PodImage(where, image.written) for where, image in images.items()))
 
 
-def refuse_too_large(beginning: bytes) -> bytes | None:
-    """Return the refusal of a review of which only the first bytes were kept; None: they have no uid, so it is no review."""
+def refuse_too_large(beginning: bytes, why: str) -> bytes | None:
+    """Return the refusal of a review of which only the first bytes were kept; None: they have no uid, so it is no review.
+
+    `why`: in words that follow "its review".
+    """
     found = _uid_of(beginning)
     if found is None:
         return None
-    return refusal(
-        found[1].decode(),
-        f"boltseal refuses the object: its review has more than {MAX_REVIEW_BYTES} bytes, or too many large ones are read now, "
-        "so its images can't be judged",
-    )
+    return refusal(found[1].decode(), f"boltseal refuses the object, whose images can't be judged: its review {why}")
 
 
 def review_response(review: Review, verdicts: Mapping[str, Verdict]) -> bytes:
