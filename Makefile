@@ -9,8 +9,7 @@ DATA ?= ./data
 PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/signatures tests/test_events.py
 # A quick check takes tests that reach what differs from SINCE, the nearest ones first until BUDGET_S seconds of processor time
 # are used, the first row of each table and few examples of properties.
-# `make check HURRY=rows` takes every test that is neither slow nor real, and starts no PostgreSQL or S3 server, with the first row of
-# each table and few examples of properties, but those of the pure packages whole; `make check HURRY=` takes all whole.
+# `make check HURRY=` takes every test that is neither slow nor real, and starts no PostgreSQL or S3 server, whole.
 HURRY ?= yes
 BUDGET_S ?= 60
 SINCE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || git rev-parse --verify --quiet HEAD)
@@ -19,8 +18,7 @@ WORKERS := auto
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
 PYTEST := scripts/in-memory $(BIN)/python -m pytest -q
-QUICK := -m "not slow and not real$(if $(filter yes,$(HURRY)), and not lengthy, and not storage)" $(if $(HURRY),--one-row --hypothesis-profile=quick)
-QUICK += $(if $(filter yes,$(HURRY)),--budget-s $(BUDGET_S) $(if $(SINCE),--changed-since $(SINCE)))
+QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy, and not storage)" $(if $(HURRY),--one-row --hypothesis-profile=quick --budget-s $(BUDGET_S) $(if $(SINCE),--changed-since $(SINCE)))
 PATHS := src tests scripts $(wildcard bench)
 
 # Without compiled files each process of a target compiles what it imports, and pytest rewrites every test module again: half
@@ -64,9 +62,10 @@ check-style: $(VENV)/.works
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
 
+# Whole files to all workers, but the nearest files first where there is a selection.
+check-tests: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 check-tests: $(VENV)/.works
-	@$(PYTEST) -n 2 --dist loadfile $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5
-	$(if $(filter rows,$(HURRY)),@$(PYTEST) -n 2 -m "not slow and not real" $(PURE))
+	@$(PYTEST) $(if $(HURRY),-n 2 --dist loadfile,$(SPREAD)) $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5
 
 # Every branch of the pure packages is tested.
 coverage: $(VENV)/.works  ## checks that every branch of the pure packages is tested
