@@ -100,7 +100,7 @@ def test_an_object_of_any_size_and_shape_is_refused_and_not_an_error(tmp_path: P
     assert [each.status_code for each in answers] == [200] * 4
     assert [each.json()["response"]["allowed"] for each in answers] == [False] * 4
     assert [each.json()["response"]["uid"] for each in answers] == [UID] * 4
-    assert "its review is too large" in log
+    assert f"its review has more than {MAX_REVIEW_BYTES} bytes" in log
     assert "containers is not a list" in log
 
 

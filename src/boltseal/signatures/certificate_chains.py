@@ -164,7 +164,8 @@ def verify_chain(
 ) -> x509.Certificate:
     """Return the certificate that signed, the first of a chain in DER.
 
-    1. There are at most MAX_CHAIN certificates, and each can be read, with its names and extensions, and the key of the first.
+    1. There are at most MAX_CHAIN certificates, and each can be read, with its names and extensions, and the key of the first. The bits
+       of each signature fill its bytes.
     2. One of them is a trusted authority's.
     3. Each is issued by the next one, and the last by itself, with SHA-256 or better; no other one is issued by itself.
     4. Each of the authorities may issue certificates, and so many below it; the first may sign for this purpose, and is no
