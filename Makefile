@@ -127,6 +127,7 @@ test-kube: $(VENV)/.works  ## runs the tests of releases on Kubernetes with kube
 	@scripts/test-packages
 	@$(PYTEST) -m "kube" $(SPREAD) $(ARGS)
 
+test-stores: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real container engines
 	@scripts/test-packages
 	@$(PYTEST) -m "store" $(SPREAD) $(ARGS)
