@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 #: Program -> its Debian package. `scripts/test-packages` installs them.
 PACKAGES = {
@@ -54,17 +56,35 @@ BENCH_PACKAGES = {
     "wrk": "wrk",
 }
 
+#: Programs that are there before `scripts/test-packages` runs, so that a test of `make check` can start them.
+INSTALLED_BEFORE = ("git", "setpriv", "tar")
+
+_installed: ContextVar[bool] = ContextVar("installed", default=True)
+
 
 class ProgramMissing(RuntimeError):
     """A required program is not installed."""
+
+
+@contextmanager
+def packages_installed(installed: bool) -> Iterator[None]:
+    """Let `program` refuse what `scripts/test-packages` installs, also where it is installed, unless `installed`."""
+    token = _installed.set(installed)
+    try:
+        yield
+    finally:
+        _installed.reset(token)
 
 
 def program(name: str, packages: Mapping[str, str] = PACKAGES | BENCH_PACKAGES) -> str:
     """Return the path of a program. `packages`: the Debian package of each program.
 
     Raises:
-        ProgramMissing: it is not installed; the message is the command that installs it.
+        ProgramMissing: it is not installed; the message is the command that installs it. Or: the running test belongs to
+            `make check`, which installs no packages.
     """
+    if not _installed.get() and name not in INSTALLED_BEFORE:
+        raise ProgramMissing(f"{name}: make check runs this test and installs nothing: mark the test `real`")
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if path is None:
         raise ProgramMissing(f"{name} is not installed: apt-get install --no-install-recommends {packages[name]}")

@@ -27,6 +27,8 @@ from typing import Final
 
 import pytest
 
+from tests.programs import packages_installed
+
 ROOT: Final = Path(__file__).parent.parent
 TIMINGS: Final = ROOT / "tests/timings.json"
 LENGTHY_S: Final = 0.1
@@ -120,9 +122,13 @@ def is_elsewhere(file: str, marks: str) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Measure a test with its own fixtures: processor time of this process and of the children it waited for."""
+    """Measure a test with its own fixtures: processor time of this process and of the children it waited for.
+
+    A test that `make check` runs may start no program that only the other targets install.
+    """
     before = _processor_time()
-    result = yield
+    with packages_installed(any(item.get_closest_marker(mark) is not None for mark in ("real", "slow"))):
+        result = yield
     spent = _processor_time() - before
     _measured[function_id(item)] = max(spent, _measured.get(function_id(item), 0.0))
     return result

@@ -140,6 +140,7 @@ def test_a_file_without_pins_is_valid(tmp_path: Path) -> None:
     assert json.loads(source_policy({}).text) == {"rules": []}
 
 
+@pytest.mark.real
 def test_a_post_renderer_gives_a_charts_images_their_digests(tmp_path: Path) -> None:
     """The script for `helm --post-renderer` sets the digest of each image that a chart rendered, in any spelling."""
     values = "web: {image: {registry: docker.io, repository: library/nginx, tag: '1.25'}}\nside: {image: {repository: shop/side, tag: v1}}\n"

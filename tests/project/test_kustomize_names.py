@@ -79,6 +79,7 @@ def with_digest(image_ref: ImageReference) -> str:
     return f"{image_ref.resolved.familiar() if image_ref.resolved else None}@{digest_of(image_ref)}"
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("project", PROJECTS)
 def test_kustomize_deploys_the_resolved_names_with_their_digests(tmp_path: Path, project: str) -> None:
     """After pinning, kustomize prints each image by the name and digest under which boltseal resolves it."""

@@ -72,6 +72,7 @@ def executable(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.real
 def test_kustomize_prints_the_image_of_a_base_under_its_new_name(tmp_path: Path) -> None:
     """The image that an overlay deploys is read from the output of kustomize, with the file of its resource."""
     program("kubectl")
@@ -81,6 +82,7 @@ def test_kustomize_prints_the_image_of_a_base_under_its_new_name(tmp_path: Path)
     assert printed(root) == [("base/web.yaml", f"kubectl kustomize prod: {place}", "quay.io/x/app:7")]
 
 
+@pytest.mark.real
 def test_compose_prints_the_services_of_all_files_and_profiles(tmp_path: Path) -> None:
     """Docker Compose fills in variables of `.env` and merges the override; each service has the file that defines it."""
     program("docker-compose")
@@ -180,6 +182,7 @@ def test_a_path_out_of_the_project_is_not_rendered(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.real
 def test_a_printed_image_that_a_file_shows_has_one_result(tmp_path: Path) -> None:
     """For a verification, an image that a file names as it is printed is one reference."""
     program("docker-compose")
