@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 
 from tests import servers
@@ -234,6 +237,29 @@ def test_a_check_that_no_systemd_runs_is_run_by_the_deploy(shop: ComposeProject,
     done = shop.run("deploy", "--wait", "20s")
 
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("shop", ["podman"], indirect=True)
+def test_podmans_releases_and_containers_are_reported(shop: ComposeProject, registry: Callable[[], None]) -> None:
+    """With --report, `deploy` and `ps` send what runs on Podman to the registry, which lists it by digest."""
+    digest = shop.publish("1.0.0")
+    shop.web("1.0.0")
+    shop.locked()
+    to = ("--report", shop.registry.address, "--report-as", "a-podman-host")
+    sent = [json.loads(shop.run(command, "--json", *to).out)["report"]["error"] for command in ("deploy", "ps")]
+
+    def read(name: str) -> list[dict[str, Any]]:
+        url = f"http://{shop.registry.address}/api/v1/{name}"
+        items: list[dict[str, Any]] = httpx2.get(url, params={"host": to[-1]}, trust_env=False).json()["items"]
+        return items
+
+    (release,) = read("releases")
+    runs = [each["image"] for each in read("hosts/images") if each["kind"] == "ps"]
+
+    assert sent == [None, None]
+    assert (release["release"]["number"], release["release"]["end"]) == (1, "healthy")
+    assert digest in str(release["images"])
+    assert [(each["service"], digest in each["digests"]) for each in runs] == [("web", True)]
 
 
 @pytest.mark.parametrize("shop", ["podman"], indirect=True)
