@@ -124,10 +124,10 @@ def is_elsewhere(file: str, marks: str) -> bool:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Measure a test with its own fixtures: processor time of this process and of the children it waited for.
 
-    A test that `make check` runs may start no program that only the other targets install.
+    `make check`, which runs no real test, installs no packages: its tests may start no program that the other targets install.
     """
     before = _processor_time()
-    with packages_installed(any(item.get_closest_marker(mark) is not None for mark in ("real", "slow"))):
+    with packages_installed("not real" not in item.config.getoption("markexpr")):
         result = yield
     spent = _processor_time() - before
     _measured[function_id(item)] = max(spent, _measured.get(function_id(item), 0.0))
