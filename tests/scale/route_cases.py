@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -372,9 +373,15 @@ async def plan_rules(target: Target) -> None:
         cursor = answer.json()["next"]
 
 
+async def plan_token(target: Target) -> None:
+    """Return the API token that would be created."""
+    body = {"repositories": ["many/**"], "actions": ["pull"], "dry_run": True}
+    await target.send("POST", "/api/v1/tokens", 200, json=body)
+
+
 async def create_token(target: Target) -> None:
-    """Create an API token and revoke it."""
-    body = {"repositories": ["many/**"], "actions": ["pull"]}
+    """Create an API token, by a request that works once, and revoke it."""
+    body = {"repositories": ["many/**"], "actions": ["pull"], "once": f"request {next(target.numbers)}"}
     made = (await target.send("POST", "/api/v1/tokens", 200, json=body)).json()["token"]["id"]
     await target.send("DELETE", f"/api/v1/tokens?id={made}", 200)
 
@@ -403,6 +410,25 @@ async def plan_ending(target: Target) -> None:
 async def plan_forgetting(target: Target) -> None:
     """Return the host that would be forgotten."""
     await target.send("DELETE", "/api/v1/host?host=web-1&dry_run=true", 200)
+
+
+def page(name: str, path: str) -> Case:
+    """Return a case of a page as an operator sees it, who logs in with the first of them."""
+
+    async def act(target: Target) -> None:
+        if not any("session" in cookie for cookie in target.client.cookies):
+            await log_in(target)
+        await target.send("GET", path, 200)
+
+    return Case(f"page: {name}", "GET", path.partition("?")[0], act)
+
+
+async def log_in(target: Target) -> None:
+    """Fill in the login form as the operator does."""
+    form = (await target.send("GET", "/ui/login", 200)).text
+    fields = {"form_token": re.findall(r'name="form_token" value="([^"]+)"', form)[0], "user": "boss"}
+    own = {"origin": str(target.client.base_url).rstrip("/"), "sec-fetch-site": "same-origin"}
+    await target.send("POST", "/ui/login", 303, data={**fields, "password": "pw-boss"}, headers=own)
 
 
 _WHY: Final = {"reason": "measured"}
@@ -440,6 +466,7 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("sessions"),
     admin_pages("sessions", "?limit=100"),
     Case("admin: sessions, plan", "DELETE", "/api/v1/sessions", plan_ending),
+    Case("admin: tokens, plan of a new one", "POST", "/api/v1/tokens", plan_token),
     Case("admin: tokens, create and revoke", "POST", "/api/v1/tokens", create_token),
     Case("admin: users, add and remove", "POST", "/api/v1/users", add_service),
     Case("admin: users, plan", "DELETE", "/api/v1/users", plan_removal),
@@ -450,6 +477,13 @@ ADMIN_CASES: Final[Sequence[Case]] = [
     admin_list("hosts/images", "?host=web-1"),
     admin_list("releases"),
     get("page: login", "/ui/", "/ui/login"),
+    page("hosts", "/ui/hosts"),
+    page("a host", "/ui/host?host=web-1"),
+    page("upstreams", "/ui/upstreams"),
+    page("tokens", "/ui/tokens"),
+    page("tokens of all users", "/ui/tokens?all=yes"),
+    page("the form of a token", "/ui/create-token"),
+    page("the form that revokes a token", "/ui/revoke-token?id=aaaaaaaaaa"),
     Case("admin: host, plan", "DELETE", "/api/v1/host", plan_forgetting),
     admin_list("expire"),
     admin_pages("expire", "?limit=1000"),
