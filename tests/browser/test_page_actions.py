@@ -101,7 +101,7 @@ def test_the_keyboard_alone_restores_a_tag(page: Page, registry: FilledRegistry)
 def test_the_keyboard_alone_creates_and_revokes_a_token(
     context: BrowserContext, registry: FilledRegistry, *, scripted: bool
 ) -> None:
-    """From the account over form and preview to the token; a reload shows a refusal; the list leads to its end."""
+    """From the account over form and preview to the token; a reload shows a refusal; the list links to its revocation."""
     page, written = context.new_page(), list[str]()
     page.on("console", lambda message: written.append(message.text))
     page.set_viewport_size({"width": 320, "height": 800})
