@@ -198,10 +198,15 @@ async def test_the_audit_log_has_each_change_and_no_secret(shop: Serving, settin
 async def test_a_dry_run_creates_no_token_and_is_refused_as_the_creation_is(shop: Serving) -> None:
     """A dry run returns owner, scope and end without a token, and has the refusals of the creation."""
     planned = await create(shop.client, life="10d", description="deploys", dry_run=True)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("boss", {"life": "101d"}),
+        ("boss", {"owner": "no-such"}),
+        ("ci", {"owner": "lead"}),
+    ]
     refused = [
-        ((await create(shop.client, by, dry_run=dry, **fields)).status_code)
-        for by, fields in (("boss", {"life": "101d"}), ("boss", {"owner": "no-such"}), ("ci", {"owner": "lead"}))
-        for dry in (True, False)
+        (await create(shop.client, by, dry_run=dry_run, **fields)).status_code
+        for by, fields in wrong
+        for dry_run in (True, False)
     ]
     document = planned.json()
 
