@@ -60,6 +60,7 @@ REQUESTS: Mapping[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {
     ("POST", "gc"): [(200, {}), (200, {"dry_run": True, "limit": 1}), (400, {"limit": 0}), (400, {"cursor": "no"})],
     ("POST", "tokens"): [
         (200, {"repositories": ["shop/**"], "actions": ["pull"], "description": "deploys"}),
+        (200, {"repositories": ["shop/**"], "actions": ["pull"], "once": "x", "dry_run": True}),
         (400, {"repositories": ["shop/**"], "actions": ["fly"]}),
         (400, {"repositories": ["shop/**"], "actions": ["pull"], "life": "999d"}),
         (404, {"owner": "nobody-at-all", "repositories": ["**"], "actions": ["pull"]}),

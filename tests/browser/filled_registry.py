@@ -106,6 +106,9 @@ PATHS = {
     "purge": f"/ui/purge?repository=shop/unsafe&reference={OLD.digest}",
     "entry": "/ui/entry?repository=shop/app&entry=4",
     "account": "/ui/account",
+    "tokens": "/ui/tokens?all=yes",
+    "create-token": "/ui/create-token",
+    "revoke-token": "/ui/revoke-token?id=aaaaaaaaaa",
 }
 
 
@@ -124,6 +127,7 @@ async def _fill(url: str, upstream: str) -> None:
     async with httpx2.AsyncClient(base_url=url, auth=login("boss")) as client:
         await _push_tags(client)
         await _report(client)
+        await _create_tokens(client)
         async with httpx2.AsyncClient(base_url=upstream) as theirs:
             await _hold(client, theirs)
         await _refuse(url)
@@ -171,6 +175,13 @@ async def _report(client: httpx2.AsyncClient) -> None:
         report(HOST, **deployed),
     ):
         answer = await client.post("/api/v1/reports", json=sent)
+        assert answer.status_code == 200, answer.text
+
+
+async def _create_tokens(client: httpx2.AsyncClient) -> None:
+    for owner in ("boss", "ci"):
+        wanted = {"owner": owner, "repositories": ["shop/" + "long-name/" * 20 + "**"], "actions": ["pull", "push"]}
+        answer = await client.post("/api/v1/tokens", json={**wanted, "description": HOSTILE})
         assert answer.status_code == 200, answer.text
 
 

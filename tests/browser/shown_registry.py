@@ -84,6 +84,8 @@ PATHS = {
     "rules": "/ui/rules?ref=shop/app:1.4.2",
     "restore": "/ui/restore?repository=shop/app&tag=edge&to={second}",
     "account": "/ui/account",
+    "tokens": "/ui/tokens?all=yes",
+    "create-token": "/ui/create-token",
 }
 """The pages by the names of their pictures, with the digests of `ShownImages.moved`."""
 
@@ -119,6 +121,7 @@ async def _fill(url: str, upstream: str, images: ShownImages) -> None:
         refused = await push(pipeline, "shop/app", "1.4.2", images.other)
         assert refused.status_code == 409, refused.text
         await _report(client, images)
+        await _create_tokens(client, pipeline)
 
         async def is_recorded() -> bool:
             refusals = await client.get("/api/v1/refused/all")
@@ -146,6 +149,14 @@ async def _hold(client: httpx2.AsyncClient, theirs: httpx2.AsyncClient) -> None:
             return any(each["digest"] == digest for each in seen.json()["items"])
 
         await until_answer(is_known, "the registry has asked the upstream")
+
+
+async def _create_tokens(client: httpx2.AsyncClient, pipeline: httpx2.AsyncClient) -> None:
+    pushes = {"repositories": ["shop/**"], "actions": ["pull", "push"], "description": "pipeline of shop"}
+    reports = {"repositories": ["**"], "actions": ["report"], "description": "reports of web-1.example", "life": "5d"}
+    for login_of, wanted in ((pipeline, pushes), (client, reports)):
+        answer = await login_of.post("/api/v1/tokens", json=wanted)
+        assert answer.status_code == 200, answer.text
 
 
 async def _report(client: httpx2.AsyncClient, images: ShownImages) -> None:

@@ -1,4 +1,4 @@
-"""The forms that change tags, in a real browser: by keyboard alone, without JavaScript, and as assistive programs need them."""
+"""The forms that change tags and API tokens, in a real browser: by keyboard alone, without JavaScript, and as assistive programs need them."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def test_each_form_shows_its_effect_first(page: Page, registry: FilledRegistry, 
 
     assert page.locator("h2").all_inner_texts()[0] == "What it would do"
     assert len(buttons) == 1
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320
-    if scripted:  # axe is a script
-        assert [each["id"] for each in Axe().run(page).response["violations"]] == []
+    _check(page, scripted)
 
 
 def test_the_keyboard_alone_restores_a_tag(page: Page, registry: FilledRegistry) -> None:
@@ -100,10 +98,68 @@ def test_the_keyboard_alone_restores_a_tag(page: Page, registry: FilledRegistry)
     assert "Reason: by keyboard" in page.inner_text(".timeline")
 
 
+def test_the_keyboard_alone_creates_and_revokes_a_token(
+    context: BrowserContext, registry: FilledRegistry, *, scripted: bool
+) -> None:
+    """From the account over form and preview to the token; a reload shows a refusal; the list links to its revocation."""
+    page, written = context.new_page(), list[str]()
+    page.on("console", lambda message: written.append(message.text))
+    page.set_viewport_size({"width": 320, "height": 800})
+    page.goto(f"{registry.url}/ui/account")
+    _follow(page, "Your API tokens")
+    _follow(page, "Create an API token")
+    _type_in(page, "description", "by keyboard")
+    _type_in(page, "repositories", "shop/**")
+    _follow(page, "Show what it would do")
+    _check(page, scripted)
+    _follow(page, "Create an API token")
+    _check(page, scripted)
+    text = page.locator("pre code").first.inner_text()
+    token = text.removeprefix("boltseal_")[:10]
+    page.reload()
+    _check(page, scripted)
+    refusal, again = page.inner_text("[role=alert]"), page.content()
+    page.goto(f"{registry.url}/ui/tokens")
+    _follow(page, f"Revoke {token}")
+    _type_in(page, "reason", "it was a test")
+    _follow(page, "Show what it would do")
+    _check(page, scripted)
+    _follow(page, f"Revoke API token {token}")
+    _check(page, scripted)
+
+    assert text.startswith("boltseal_")
+    assert "Nothing was changed: this request was made before" in refusal
+    assert text not in again
+    assert page.inner_text("h1") == f"API token {token} is revoked"
+    assert [each for each in written if "412" not in each] == []  # Chromium writes the status of the refusal
+
+
+def _check(page: Page, scripted: bool) -> None:
+    """Check that a page fits the screen of a phone, and that axe finds nothing."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    if scripted:  # axe is a script
+        assert [each["id"] for each in Axe().run(page).response["violations"]] == []
+
+
+def _follow(page: Page, text: str) -> None:
+    """Press Enter on the link or button with this text, and wait for the next page."""
+    _tab_to(page, text)
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
+def _type_in(page: Page, field: str, text: str) -> None:
+    """Press Tab until the field has the focus, and type."""
+    while page.evaluate("document.activeElement.id") != field:
+        page.keyboard.press("Tab")
+    page.keyboard.type(text)
+
+
 def _tab_to(page: Page, text: str) -> None:
     """Press Tab until the link or button with this text has the focus."""
     for _ in range(200):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.textContent.trim()") == text:
+        name = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent.trim()"
+        if page.evaluate(name) == text:
             return
     raise AssertionError(f"the keyboard does not reach {text}")

@@ -100,7 +100,7 @@ def test_no_text_of_a_client_becomes_markup(page: Page, registry: FilledRegistry
 def test_the_hostile_texts_are_shown(page: Page, registry: FilledRegistry) -> None:
     """The pages of the test above do have the hostile texts; the overview has none."""
     shown = {}
-    for name in ("tag", "hosts", "host", "image", "changes", "packages", "overview"):
+    for name in ("tag", "hosts", "host", "image", "changes", "packages", "tokens", "overview"):
         show(page, registry, name)
         shown[name] = page.locator("main").text_content() or ""
 

@@ -15,7 +15,7 @@ from tests.docs.pages import ROOT, text
 pytestmark = pytest.mark.real
 
 FOLDER = "docs/operations/pages"
-NOT_SHOWN = {"/ui/repositories", "/ui/entry", *FORMS} - {"/ui/restore", "/ui/rules"}
+NOT_SHOWN = {"/ui/repositories", "/ui/entry", *FORMS} - {"/ui/restore", "/ui/rules", "/ui/create-token"}
 """A list of names, an entry as it is in a timeline, and forms that look as the one that is shown."""
 PNG = b"\x89PNG\r\n\x1a\n"
 

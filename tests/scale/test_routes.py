@@ -21,8 +21,9 @@ from boltseal.server.api.admin.routes import PREFIX as ADMIN_PREFIX
 from boltseal.server.api.paths import ROUTES
 from boltseal.server.app import Application
 from tests.admin_requests import as_user, settings_with_users
+from tests.scale.admin_cases import ADMIN_CASES
 from tests.scale.growth import MAX_EXPONENT, Growth, least_seconds, table
-from tests.scale.route_cases import ADMIN_CASES, CASES, Case, Target
+from tests.scale.route_cases import CASES, Case, Target
 from tests.serving import Serving, copy_of, serving, serving_as
 
 pytestmark = pytest.mark.slow

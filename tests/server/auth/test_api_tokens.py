@@ -195,6 +195,67 @@ async def test_the_audit_log_has_each_change_and_no_secret(shop: Serving, settin
     assert [each["number"] for each in records] == list(range(len(records)))[::-1]
 
 
+async def test_a_dry_run_creates_no_token_and_is_refused_as_the_creation_is(shop: Serving) -> None:
+    """A dry run returns owner, scope and end without a token, and has the refusals of the creation."""
+    planned = await create(shop.client, life="10d", description="deploys", dry_run=True)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("boss", {"life": "101d"}),
+        ("boss", {"owner": "no-such"}),
+        ("ci", {"owner": "lead"}),
+    ]
+    refused = [
+        (await create(shop.client, by, dry_run=dry_run, **fields)).status_code
+        for by, fields in wrong
+        for dry_run in (True, False)
+    ]
+    document = planned.json()
+
+    assert (document["text"], document["record"], document["dry_run"]) == ("", None, True)
+    assert [document["token"][name] for name in ("id", "owner", "actions")] == ["", ROBOT, ["pull", "push"]]
+    assert refused == [400, 400, 404, 404, 403, 403]
+    assert await items_of(shop.client, "tokens", "boss", all="true") == []
+    assert all(each["action"] != "token.created" for each in await items_of(shop.client, "audit", "boss"))
+
+
+async def test_a_repeated_request_creates_no_second_token(shop: Serving, clock: Clock) -> None:
+    """A text for `once` works once for its user, also after the token was revoked; other users are not affected."""
+    first = await create(shop.client, once="a request")
+    await revoke(shop.client, id=first.json()["token"]["id"])
+    again = await create(shop.client, once="a request")
+    planned = await create(shop.client, once="a request", dry_run=True)
+    other = await create(shop.client, "ci", owner="", once="a request")
+    clock.advance(hours=25)
+    later = await create(shop.client, once="a request")
+
+    assert [each.status_code for each in (first, again, planned, other, later)] == [200, 412, 200, 200, 200]
+    assert "created no second token" in again.text
+    assert len(await items_of(shop.client, "tokens", "boss", all="true")) == 2
+
+
+async def test_two_repeated_requests_at_once_create_one_token(shop: Serving) -> None:
+    """Of several requests with one `once` that are sent together one succeeds."""
+    answers = await asyncio.gather(*(create(shop.client, once="a request") for _ in range(5)))
+
+    assert sorted(each.status_code for each in answers) == [200, 412, 412, 412, 412]
+    assert len(await items_of(shop.client, "tokens", "boss", all="true")) == 1
+
+
+async def test_answers_name_the_records_of_the_audit_log(shop: Serving) -> None:
+    """The answer of a creation and of a revocation has the numbers of their records, which have reason and description."""
+    first, second = [(await create(shop.client, description=text)).json() for text in ("deploys", "")]
+    ended = (await revoke(shop.client, user=ROBOT, reason="leaked")).json()
+    planned = (await revoke(shop.client, user=ROBOT, dry_run=True)).json()
+    records = {each["number"]: each for each in await items_of(shop.client, "audit", "boss")}
+
+    assert records[first["record"]]["detail"].endswith("; for: deploys")
+    assert "for: " not in records[second["record"]]["detail"]
+    assert [records[number]["subject"] for number in ended["records"]] == [
+        f"{ROBOT} (token {each['id']})" for each in ended["items"]
+    ]
+    assert {records[number]["detail"] for number in ended["records"]} == {"leaked"}
+    assert planned["records"] == []
+
+
 async def test_me_shows_the_token_of_a_request(shop: Serving) -> None:
     """A program learns whose token it has, what it allows and until when."""
     text = await made(shop.client, life="10d")

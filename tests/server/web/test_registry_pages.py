@@ -38,6 +38,7 @@ PATHS = (
     "/ui/bases",
     "/ui/rules?ref=shop/app:1.4.2",
     "/ui/entry?repository=shop/app&entry=2",
+    "/ui/tokens?all=yes",
     "/ui/account",
 )
 FORMS = (
@@ -45,6 +46,8 @@ FORMS = (
     "/ui/unseal?repository=shop/app&tag=1.4.2",
     "/ui/restore?repository=shop/app&tag=latest",
     "/ui/purge?repository=shop/app&reference=latest",
+    "/ui/create-token",
+    "/ui/revoke-token?id=aaaaaaaaaa",
 )
 
 

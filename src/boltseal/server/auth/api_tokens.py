@@ -18,6 +18,7 @@ The time of the last use is written each minute, and for each token at most once
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
-from boltseal.errors import BoltsealError, Denied, Invalid, NotFound, quote
+from boltseal.errors import BoltsealError, Denied, Invalid, NotFound, Precondition, quote
 from boltseal.ledger.entry import format_time
 from boltseal.oci.jsontext import decode
 from boltseal.policy.durations import UNITS_US, Duration, format_duration
@@ -36,7 +37,7 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.api_token_fields import OwnerKind, StoredScope, ends_us, kind_of, scope_unreadable, warning_of
 from boltseal.server.auth.api_token_text import TokenRefused, id_of, make_token
 from boltseal.server.auth.user_directory import AccountRows
-from boltseal.server.storage.metadata import account_table, api_token_table, audit_table
+from boltseal.server.storage.metadata import account_table, api_token_table, audit_table, session_table
 from boltseal.server.storage.metadata.protocol import ApiTokenRow, Snapshot, UnitOfWork
 from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import Users
@@ -49,6 +50,8 @@ EXPIRED_KEPT_US: Final = 30 * UNITS_US["d"]
 AUDIT_KEPT_US: Final = 400 * UNITS_US["d"]
 MAX_PARSED: Final = 64
 """Parsed scopes that a process keeps. A scope of many globs costs milliseconds to parse, and up to 3 MB."""
+ONCE_KEPT_US: Final = UNITS_US["d"]
+"""How long a request with the same `TokenRequest.once` is refused."""
 CHECKED_EVERY_US: Final = 10 * UNITS_US["s"]
 NOTED_EVERY_US: Final = UNITS_US["h"]
 WRITE_INTERVAL_S: Final = 60.0
@@ -64,18 +67,23 @@ class TokenInvalid(Invalid):
     """A token that can't be created as it was requested."""
 
 
+class TokenRepeated(Precondition):
+    """A request to create a token that was made before."""
+
+
 class TokenNotAllowed(Denied):
     """The token with which another one is requested does not allow that."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """A token to create. `life` None: the default."""
+    """A token to create. `life` None: the default. `once`: of two requests of one actor with the same text the second is refused; "": none."""
 
     owner: str
     scope: TokenScope
     life: Duration | None = None
     description: str = ""
+    once: str = ""
 
 
 class HeldToken(NamedTuple):
@@ -101,11 +109,15 @@ class AcceptedToken(NamedTuple):
 
 
 class CreatedToken(NamedTuple):
-    """A new token, with its text. `login_us`: when its owner logged in last."""
+    """A new token, with its text. `login_us`: when its owner logged in last. `record`: the number of its record in the audit log.
+
+    A token that was only planned has neither an ID nor a text nor a record.
+    """
 
     row: ApiTokenRow
     text: str
     login_us: int | None
+    record: int | None
 
 
 class ListedTokens(NamedTuple):
@@ -113,6 +125,14 @@ class ListedTokens(NamedTuple):
 
     rows: list[ApiTokenRow]
     logins: dict[str, int]
+
+
+class RevokedTokens(NamedTuple):
+    """Tokens that were revoked, their owners' last logins as in `ListedTokens`, and the numbers of their records in the audit log."""
+
+    rows: list[ApiTokenRow]
+    logins: dict[str, int]
+    records: list[int]
 
 
 FindTokens = Callable[[Snapshot], list[ApiTokenRow]]
@@ -129,10 +149,10 @@ def _code(key: UserKey, row: ApiTokenRow, text: str, *, may_create: bool = False
     return key.token_code(parts, may_create=may_create)
 
 
-def add_token(
-    tx: UnitOfWork, key: UserKey, asked: TokenRequest, kind: OwnerKind, terms: TokenTerms, actor: Actor
-) -> CreatedToken:
-    """Add a token in this transaction, and record that. Raises: TokenInvalid, UserKeyUnreadable."""
+def planned_token(
+    snapshot: Snapshot, asked: TokenRequest, kind: OwnerKind, terms: TokenTerms, actor: Actor, created_us: int
+) -> ApiTokenRow:
+    """Return the row of a token that can be added, without its ID and code. Raises: TokenInvalid."""
     life_us = terms.default_life_us if asked.life is None else asked.life.us
     if not 0 < life_us <= terms.max_life_us:
         raise TokenInvalid(
@@ -141,42 +161,58 @@ def add_token(
         )
     if len(asked.description) > MAX_DESCRIPTION or not (asked.description == "" or asked.description.isprintable()):
         raise TokenInvalid(f"the description must be one line of at most {MAX_DESCRIPTION} characters")
-    own, total = api_token_table.counts(tx, asked.owner)
+    own, total = api_token_table.counts(snapshot, asked.owner)
     if own >= MAX_PER_OWNER or total >= MAX_TOKENS:
         whose = f"{asked.owner} has {own}" if own >= MAX_PER_OWNER else f"there are {total}"
         raise TokenInvalid(
             f"too many API tokens: {whose}; at most {MAX_PER_OWNER} per owner and {MAX_TOKENS} are allowed: revoke some"
         )
-    made = make_token()
-    created_us = api_token_table.next_time_us(tx)
-    scope = StoredScope(asked.scope.globs, asked.scope.words)
-    row = ApiTokenRow(
-        id=made.id,
+    return ApiTokenRow(
+        id="",
         mac="",
         owner=asked.owner,
         kind=str(kind),
-        scope=msgspec.json.encode(scope).decode(),
+        scope=msgspec.json.encode(StoredScope(asked.scope.globs, asked.scope.words)).decode(),
         description=asked.description,
         created_us=created_us,
         created_by=actor.recorded,
         expires_us=created_us + life_us,
     )
+
+
+def add_token(
+    tx: UnitOfWork, key: UserKey, asked: TokenRequest, kind: OwnerKind, terms: TokenTerms, actor: Actor
+) -> CreatedToken:
+    """Add a token in this transaction, and record that. Raises: TokenInvalid, TokenRepeated, UserKeyUnreadable."""
+    if asked.once:
+        _use_once(tx, asked.once, actor)
+    made = make_token()
+    row = planned_token(tx, asked, kind, terms, actor, api_token_table.next_time_us(tx))._replace(id=made.id)
     # With a new key neither users nor tokens that exist could log in, so one is created only before the first of them.
-    first = total == 0 and not account_table.all_accounts(tx)
+    first = not (api_token_table.counts(tx, "")[1] or account_table.all_accounts(tx))
     row = row._replace(mac=_code(key, row, made.text, may_create=first))
     api_token_table.add(tx, row)
-    audit_table.record(
-        tx, actor.recorded, "token.created", subject_of(row), f"{asked.scope}; until {format_time(row.expires_us)}"
-    )
-    return CreatedToken(row, made.text, api_token_table.logins(tx, [row.owner]).get(row.owner))
+    detail = f"{asked.scope}; until {format_time(row.expires_us)}"
+    detail += f"; for: {row.description}" if row.description else ""
+    number = audit_table.record(tx, actor.recorded, "token.created", subject_of(row), detail)
+    return CreatedToken(row, made.text, _login_of(tx, row.owner), number)
 
 
-def revoke_tokens(tx: UnitOfWork, rows: Sequence[ApiTokenRow], actor: Actor) -> list[ApiTokenRow]:
-    """Remove tokens in this transaction, and record that. Return them."""
+def _use_once(tx: UnitOfWork, once: str, actor: Actor) -> None:
+    """Note that this actor's text was used. Raises: TokenRepeated: it was before."""
+    session_table.expire(tx, tx.now_us)
+    used = hashlib.sha256(f"API token of {actor.recorded}: {once}".encode()).hexdigest()
+    if not session_table.use_state(tx, used, tx.now_us + ONCE_KEPT_US):
+        raise TokenRepeated(
+            "this request was made before, and created no second token; if the first token is lost, revoke it and create another"
+        )
+
+
+def revoke_tokens(tx: UnitOfWork, rows: Sequence[ApiTokenRow], actor: Actor, reason: str = "") -> list[int]:
+    """Remove tokens in this transaction, and record that. Return the numbers of the records."""
     api_token_table.remove(tx, [row.id for row in rows])
-    for row in rows:
-        audit_table.record(tx, actor.recorded, "token.revoked", subject_of(row))
-    return list(rows)
+    numbers = [audit_table.record(tx, actor.recorded, "token.revoked", subject_of(row), reason) for row in rows]
+    return [number for number in numbers if number is not None]
 
 
 def expire_tokens(tx: UnitOfWork, now_us: int) -> int:
@@ -303,20 +339,39 @@ class ApiTokens:
             _log.warning("the times of uses of API tokens were not written", reason=error.message)
 
     async def create(
-        self, asked: TokenRequest, users: Users, terms: TokenTerms, actor: Actor, *, in_file: bool
+        self,
+        asked: TokenRequest,
+        users: Users,
+        terms: TokenTerms,
+        actor: Actor,
+        *,
+        in_file: bool,
+        dry_run: bool = False,
     ) -> CreatedToken:
         """Create a token. The method that calls this has checked the rights of the actor. `in_file`: the owner is in the users' file.
 
-        Raises: NotFound, TokenInvalid, Unavailable.
+        `dry_run`: only return the token that would be created, without ID and text; `once` of the request is neither checked nor used.
+
+        Raises: NotFound, TokenInvalid, TokenRepeated, Unavailable.
         """
         kind = required_kind(users, asked.owner)
 
-        def job(tx: UnitOfWork) -> CreatedToken:
-            if not in_file and not api_token_table.has_owner(tx, asked.owner):  # removed since the users were read
+        def check_owner(snapshot: Snapshot) -> None:
+            if not in_file and not api_token_table.has_owner(
+                snapshot, asked.owner
+            ):  # removed since the users were read
                 raise _unknown_owner(asked.owner)
+
+        def job(tx: UnitOfWork) -> CreatedToken:
+            check_owner(tx)
             return add_token(tx, self._key, asked, kind, terms, actor)
 
-        return await self._database.write(job)
+        def plan(snapshot: Snapshot) -> CreatedToken:
+            check_owner(snapshot)
+            row = planned_token(snapshot, asked, kind, terms, actor, self.now_us())
+            return CreatedToken(row, "", _login_of(snapshot, row.owner), None)
+
+        return await (self._database.read(plan) if dry_run else self._database.write(job))
 
     async def listed(self, owner: str | None, after: str, limit: int) -> ListedTokens:
         """Return tokens in the order of their IDs. `owner` None: the tokens of all."""
@@ -324,15 +379,15 @@ class ApiTokens:
             partial(_found, lambda snapshot: api_token_table.after(snapshot, after, limit, owner))
         )
 
-    async def revoke(self, find: FindTokens, actor: Actor, *, dry_run: bool) -> ListedTokens:
+    async def revoke(self, find: FindTokens, actor: Actor, reason: str, *, dry_run: bool) -> RevokedTokens:
         """Revoke the tokens that `find` returns. Returns when no server of the registry accepts them. Raises: what `find` raises."""
 
-        def job(tx: UnitOfWork) -> ListedTokens:
+        def job(tx: UnitOfWork) -> RevokedTokens:
             rows = find(tx)
-            return ListedTokens(revoke_tokens(tx, rows, actor), _logins_of(tx, rows))
+            return RevokedTokens(rows, _logins_of(tx, rows), revoke_tokens(tx, rows, actor, reason))
 
         if dry_run:
-            return await self._database.read(partial(_found, find))
+            return RevokedTokens(*await self._database.read(partial(_found, find)), [])
         return await self._database.write(job)
 
     async def audit_before(self, number: int, limit: int) -> list[audit_table.AuditEvent]:
@@ -347,6 +402,10 @@ def _found(find: FindTokens, snapshot: Snapshot) -> ListedTokens:
 
 def _logins_of(snapshot: Snapshot, rows: Sequence[ApiTokenRow]) -> dict[str, int]:
     return api_token_table.logins(snapshot, {row.owner for row in rows})
+
+
+def _login_of(snapshot: Snapshot, owner: str) -> int | None:
+    return api_token_table.logins(snapshot, [owner]).get(owner)
 
 
 def fingerprint(row: ApiTokenRow) -> str:

@@ -69,11 +69,14 @@ class LocalTokens:
     def revoke(self, token: str, user: str, *, dry_run: bool) -> list[TokenInfo]:
         """Revoke a token, or all of a user."""
         find = partial(token_of, token, None) if token else partial(tokens_of, user)
+
+        def job(tx: UnitOfWork) -> list[ApiTokenRow]:
+            rows = find(tx)
+            revoke_tokens(tx, rows, local_admin())
+            return rows
+
         with open_metadata(self._settings) as database:
-            if dry_run:
-                rows = database.read_and_wait(find)
-            else:
-                rows = database.write_and_wait(lambda tx: revoke_tokens(tx, find(tx), local_admin()))
+            rows = database.read_and_wait(find) if dry_run else database.write_and_wait(job)
             return self._infos(rows, database.read_and_wait(partial(_logins, rows)), database.now_us())
 
     def sessions(self) -> list[SessionInfo]:

@@ -1,7 +1,7 @@
 """The pages below `/ui/`: login, account, logout. A table of routes; each page is a function of the request.
 
     GET  /ui/ and others        what the registry has (`server.web.pages`)
-    POST /ui/seal and others    changes of tags (`server.web.pages.actions`)
+    POST /ui/seal and others    changes of tags and API tokens (`server.web.pages.actions`)
     GET  /ui/login              the form, and a link to the identity provider if there is one
     POST /ui/login              a login with the password
     GET  /ui/login/provider     begins a login at the identity provider (`server.auth.person_logins`)
@@ -56,6 +56,8 @@ PREFIX: Final = "/ui/"
 LOGIN_PATH: Final = "/ui/login"
 PROVIDER_PATH: Final = "/ui/login/provider"
 CALLBACK_PATH: Final = "/ui/login/callback"
+AGAIN: Final = "again"
+"""A parameter of the form: a person who is logged in wants to log in once more, for what needs a recent login."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,8 @@ class Pages(HttpApplication):
     def _viewer(self, request: Request, session: PageSession | None) -> Viewer:
         user = "" if session is None else session.owner
         token = "" if session is None else session.form_token
-        return Viewer(user, self._access.is_operator(request.caller), self._access.required(), token)
+        login_us = 0 if session is None else session.began_us
+        return Viewer(user, self._access.is_operator(request.caller), self._access.required(), token, login_us)
 
     async def _stylesheet(self, _: Request) -> Response:
         return stylesheet()
@@ -233,7 +236,7 @@ class Pages(HttpApplication):
         return session
 
     async def _login_form(self, request: Request) -> Response:
-        if await self._session(request) is not None:
+        if await self._session(request) is not None and not request.query.value(AGAIN):
             return redirect(return_address(request.query.value("return_to")))
         return self._form_page(request, return_address(request.query.value("return_to")))
 

@@ -62,6 +62,15 @@ class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         str, Meta(max_length=20, description="How long it is valid, such as `90d`; empty: `[auth] token_life`.")
     ] = ""
     description: Annotated[str, Meta(max_length=MAX_DESCRIPTION, description="What it is for.")] = ""
+    once: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            description="A text of the client's choice. Within a day a second request of the same user with it is refused, so "
+            "that a repeat creates no second token. A dry run does not use it.",
+        ),
+    ] = ""
+    dry_run: Annotated[bool, Meta(description="Only return the token that would be created.")] = False
 
 
 class RevokeTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,13 +78,14 @@ class RevokeTokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     id: Annotated[str, Meta(max_length=64, description="The ID of a token.")] = ""
     user: Annotated[OwnerName, Meta(description="Instead of `id`: all tokens of this user.")] = ""
+    reason: Annotated[str, Meta(max_length=4096, description="Why; recorded in the audit log.")] = ""
     dry_run: Annotated[bool, Meta(description="Only return what would be revoked.")] = False
 
 
 class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
     """An API token. The token itself is shown only when it is created."""
 
-    id: str
+    id: Annotated[str, Meta(description="Empty in a dry run of its creation.")]
     owner: str
     kind: OwnerKind
     repositories: list[str]
@@ -99,16 +109,19 @@ class ApiTokenList(Page, frozen=True, kw_only=True):
 
 
 class CreatedApiToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A new API token. `text`: the token, which is not shown again."""
+    """A new API token, or the one that would be created."""
 
-    text: str
+    text: Annotated[str, Meta(description="The token, which is not shown again; empty in a dry run.")]
     token: ApiToken
+    record: Annotated[int | None, Meta(description="The number of its record in the audit log; null in a dry run.")]
+    dry_run: bool
 
 
 class RevokedApiTokens(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens that were revoked, or would be. No server accepts them any more when this is answered."""
 
     items: list[ApiToken]
+    records: Annotated[list[int], Meta(description="The numbers of their records in the audit log; none in a dry run.")]
     dry_run: bool
 
 
@@ -203,6 +216,7 @@ class ApiTokenRoutes:
             parse_scope(asked.repositories, asked.actions),
             Duration.parse(asked.life) if asked.life else None,
             asked.description,
+            asked.once,
         )
         held, terms = request.caller.api_token, self._access.callers.token_terms
         if held is not None:
@@ -216,8 +230,11 @@ class ApiTokenRoutes:
                     f"the API token {held.id} creates no token that lasts longer than {format_time(held.expires_us)}; give a life"
                 )
         in_file = self._access.in_file(wanted.owner)
-        made = await self._tokens.create(wanted, self._access.users(), terms, request.actor, in_file=in_file)
-        return CreatedApiToken(text=made.text, token=self._document(made.row, made.login_us))
+        made = await self._tokens.create(
+            wanted, self._access.users(), terms, request.actor, in_file=in_file, dry_run=asked.dry_run
+        )
+        token = self._document(made.row, made.login_us)
+        return CreatedApiToken(text=made.text, token=token, record=made.record, dry_run=asked.dry_run)
 
     async def revoke(self, request: Request, asked: RevokeTokens) -> RevokedApiTokens:
         """Revoke one token, or all of a user."""
@@ -229,9 +246,11 @@ class ApiTokenRoutes:
         else:
             owner = None if self._access.is_operator(request.caller) else request.caller.user
             find = partial(token_of, asked.id, owner)
-        rows, logins = await self._tokens.revoke(find, request.actor, dry_run=asked.dry_run)
+        rows, logins, records = await self._tokens.revoke(
+            find, request.actor, asked.reason.strip(), dry_run=asked.dry_run
+        )
         items = [self._document(row, logins.get(row.owner)) for row in rows]
-        return RevokedApiTokens(items=items, dry_run=asked.dry_run)
+        return RevokedApiTokens(items=items, records=records, dry_run=asked.dry_run)
 
     async def audit(self, _: Request, asked: PageQuery) -> AuditLog:
         """Return a page of the audit log."""

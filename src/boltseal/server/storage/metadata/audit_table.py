@@ -30,12 +30,13 @@ class AuditEvent(NamedTuple):
     detail: str
 
 
-def record(tx: UnitOfWork, actor: str, action: str, subject: str, detail: str = "") -> None:
-    """Record a change in its own transaction. Before data format 13 there is no audit log."""
+def record(tx: UnitOfWork, actor: str, action: str, subject: str, detail: str = "") -> int | None:
+    """Record a change in its own transaction. Return the number of the record; None: before data format 13 there is no audit log."""
     if not inspect(tx.sql.connection).has_table(audit_event.name):
-        return
-    (number,) = tx.sql.plain(_NEXT).fetchone()
+        return None
+    number: int = tx.sql.plain(_NEXT).fetchone()[0]
     tx.sql.plain(_PUT, (number, tx.now_us, actor, action, subject, detail))
+    return number
 
 
 def before(snapshot: Snapshot, number: int, limit: int) -> list[AuditEvent]:

@@ -1,4 +1,4 @@
-"""Sessions of pages, and the states of logins at an identity provider that were used. No rules: `server.auth` has them.
+"""Sessions of pages, and what was used that works once: states of logins, requests of API tokens. No rules: `server.auth` has them.
 
 A session is stored by the hash of its cookie, and each request reads it: a session that was ended is ended at every server.
 """
@@ -85,5 +85,5 @@ def expire(tx: UnitOfWork, before_us: int) -> int:
 
 
 def use_state(tx: UnitOfWork, state_sha256: str, ends_us: int) -> bool:
-    """Record that a login at an identity provider was used. Return False if it was before."""
+    """Record the use of what works once. Return False if it was used before. `ends_us`: until when that must be known."""
     return bool(tx.sql.plain(_USE, (state_sha256, ends_us)).rowcount)

@@ -21,12 +21,14 @@ from boltseal.server.web.pages import (
     rules,
     search,
     tags,
+    tokens,
     upstreams,
 )
-from boltseal.server.web.pages.actions import ACTIONS
 from boltseal.server.web.pages.context import FormPage, RegistryPage
+from boltseal.server.web.pages.tag_actions import TAG_ACTIONS
+from boltseal.server.web.pages.token_actions import TOKEN_ACTIONS
 
-FORMS: Final[Mapping[str, FormPage]] = {each.path: each for each in (*ACTIONS, rules.FORM)}
+FORMS: Final[Mapping[str, FormPage]] = {each.path: each for each in (*TAG_ACTIONS, *TOKEN_ACTIONS, rules.FORM)}
 """The pages that also take a POST."""
 
 PAGES: Final[Mapping[str, RegistryPage]] = {
@@ -44,6 +46,7 @@ PAGES: Final[Mapping[str, RegistryPage]] = {
     "/ui/bases": bases.bases,
     "/ui/upstreams": upstreams.upstreams,
     "/ui/entry": entries.entry,
+    "/ui/tokens": tokens.tokens,
     **{path: each.page for path, each in FORMS.items()},
 }
 

@@ -1,63 +1,97 @@
-"""Forms that change a tag or an image: seal, unseal, restore, accept, purge. Each is a change of the admin API (`ApiChanges`).
+"""The steps of a form that changes something by a route of the admin API (`ApiChanges`). The actions are subclasses of `Action`.
 
-1. GET shows the form: what the change does, the state of the tag, a field for the reason.
+1. GET shows the form: what the change does, the present state, a field for the reason.
 2. POST shows what would be done, by a dry run, and the button that does it.
-3. POST with `step=change` does exactly that, and sends the browser to the ledger entry of it (`pages.entries`).
+3. POST with `step=change` does exactly that, and shows what it became.
 
-A tag or plan that has changed between 2 and 3 is refused. `Pages` checks origin and form token before a POST gets here.
+The preview adds a field to the form of 3 (`Action.bound_by`), by which the change is refused if something else would be done by
+then. Without this field the preview is shown again. `Pages` checks origin and form token before a POST gets here.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from boltseal.commands.tag_changes import required_reason
-from boltseal.ledger.entry import EntryKind
-from boltseal.oci.reference import Repository, Tag
-from boltseal.server.api.admin.routes import Right
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
-from boltseal.server.registry.observations import NoHeldChange
-from boltseal.server.web.formats import address
-from boltseal.server.web.pages.context import (
-    ROWS,
-    SOME,
-    UNKNOWN_HOST,
-    NotDone,
-    OfRepository,
-    PageContext,
-    Viewer,
-)
-from boltseal.server.web.rendering import redirect
+from boltseal.server.web.api_changes import RouteName
+from boltseal.server.web.pages.context import NotDone, PageContext, Viewer
 
 STEP: Final = "step"
 CHANGE: Final = "change"
 AT: Final = "at"
+"""The field with the digest that the tag must resolve to (`ApiChanges.call`). Every other field is one of the route."""
 MAX_REASON: Final = 1000
 """Characters of a reason in a form, which fits into the largest one with any of them."""
 
-SETS_DIGEST: Final = f"{EntryKind.TAG_CREATED},{EntryKind.TAG_MOVED},{EntryKind.TAG_RESTORED}"
-"""Kinds of the entries whose digests a tag can be restored to."""
-
 
 @dataclass(frozen=True, slots=True)
-class Action:
-    """A change. `name`: of the route. `verb`: of its button. `fields`: of the form, without the reason; the first two name the subject.
+class Action(ABC):
+    """A change by a form.
 
-    `conditional`: it is bound to its preview by the digest that the tag resolves to; the others by a field of the route.
+    Attributes:
+        name: of its page.
+        verb: of its button, which the subject follows.
+        about: what it does, for the form.
+        fields: of the form, without the reason.
+        bound_by: the field that binds the change to its preview.
+        form_template: of the form. That of the preview is named after the action.
     """
 
     name: str
     verb: str
+    about: str
     fields: tuple[str, ...]
-    conditional: bool = True
+    bound_by: str
+    form_template: str
+
+    section: ClassVar[str]
+    """The page in the navigation to which the action belongs."""
+    reason_field: ClassVar[str] = "reason"
 
     @property
     def path(self) -> str:
         """The address of the form."""
         return f"/ui/{self.name}"
+
+    @property
+    @abstractmethod
+    def route(self) -> RouteName:
+        """The route that does it."""
+
+    @abstractmethod
+    def check(self, pages: PageContext, request: Request, asked: Mapping[str, str]) -> None:
+        """Check the right to see the form, and what would be done. Raises: LoginNeeded, Denied; NameInvalid."""
+
+    @abstractmethod
+    def subject(self, asked: Mapping[str, str]) -> str:
+        """Return what is changed, for headings and the button."""
+
+    def body(self, asked: Mapping[str, str]) -> dict[str, object]:
+        """Return the fields of the form as the route takes them."""
+        return dict(asked)
+
+    async def shown(
+        self, pages: PageContext, request: Request, viewer: Viewer, asked: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return what the form shows besides its fields."""
+        return {}
+
+    async def effects(self, pages: PageContext, request: Request, planned: Any) -> dict[str, Any]:
+        """Return what the preview shows besides the answer of the dry run."""
+        return {}
+
+    @abstractmethod
+    def confirming(self, asked: Mapping[str, str], planned: Any) -> dict[str, str]:
+        """Return the fields of the form that does what the dry run returned, with `bound_by`."""
+
+    @abstractmethod
+    def finished(self, pages: PageContext, viewer: Viewer, asked: Mapping[str, str], done: Any) -> Response:
+        """Return the page of what it became."""
 
     async def page(self, pages: PageContext, request: Request, viewer: Viewer) -> Response:
         """Show the form."""
@@ -73,90 +107,50 @@ class Action:
     ) -> Response:
         """Show the form with these fields. `not_done`: why it was not done, if it was sent already."""
         asked = self._asked(given)
-        pages.api.check(request, Right.ADMIN, OfRepository(asked["repository"]))
-        state, earlier = await self._state(pages, request, asked)
+        self.check(pages, request, asked)
         return pages.page(
-            "action",
+            self.form_template,
             viewer,
             not_done=not_done,
             action=self,
             asked=asked,
-            subject=asked[self.fields[1]],
-            reason=given.get("reason", ""),
+            subject=self.subject(asked),
+            reason=given.get(self.reason_field, ""),
             max_reason=MAX_REASON,
-            state=state,
-            earlier=earlier,
-            host=pages.host or UNKNOWN_HOST,
+            **await self.shown(pages, request, viewer, asked),
         )
 
     async def submit(self, pages: PageContext, request: Request, viewer: Viewer, given: Mapping[str, str]) -> Response:
         """Show what a sent form would do, or do it. Raises: as the route does."""
         asked = self._asked(given)
-        pages.api.check(request, Right.ADMIN, OfRepository(asked["repository"]))
-        reason = required_reason(given.get("reason", ""), "reason")
-        bound = AT in given if self.conditional else bool(given.get("digest") or given.get("plan"))
-        confirmed = given.get(STEP) == CHANGE and bound
-        if not confirmed:
-            return await self._preview(pages, request, viewer, asked, reason)
-        at = given[AT] if self.conditional else None
-        done = await pages.changes.call(request, self.name, {**asked, "reason": reason, **_plan(given)}, at)
-        found = {"purged": done.digest} if self is PURGE else {"entry": str(done.entry)}
-        return redirect(address("/ui/entry", repository=asked["repository"], **found))
+        self.check(pages, request, asked)
+        reason = required_reason(given.get(self.reason_field, ""), self.reason_field)
+        body = {**self.body(asked), self.reason_field: reason}
+        bound = given.get(self.bound_by, "")
+        if given.get(STEP) != CHANGE or not bound:
+            planned = await pages.changes.call(request, self.route, {**body, "dry_run": True})
+            return await self._preview(pages, request, viewer, asked, reason, planned)
+        if self.bound_by == AT:
+            done = await pages.changes.call(request, self.route, body, bound)
+        else:
+            done = await pages.changes.call(request, self.route, {**body, self.bound_by: bound})
+        return self.finished(pages, viewer, asked, done)
 
     async def _preview(
-        self, pages: PageContext, request: Request, viewer: Viewer, asked: dict[str, str], reason: str
+        self, pages: PageContext, request: Request, viewer: Viewer, asked: dict[str, str], reason: str, planned: Any
     ) -> Response:
-        planned = await pages.changes.call(request, self.name, {**asked, "reason": reason, "dry_run": True})
-        was = getattr(planned, "was", planned.digest) or ""
-        if self is RESTORE:
-            asked = {**asked, "to": planned.digest}
-        if self is ACCEPT:
-            asked = {**asked, "digest": planned.digest or ""}
-        running = None
-        if self is PURGE:
-            running = await pages.api.read_allowed(request, "hosts/images", digest=planned.digest, limit=SOME)
         return pages.page(
-            "action_plan",
+            f"{self.name.replace('-', '_')}_plan",
             viewer,
             action=self,
             asked=asked,
-            subject=asked[self.fields[1]],
+            subject=self.subject(asked),
             reason=reason,
             planned=planned,
-            was=was,
-            running=running,
+            changes=getattr(planned, "changed", True),
+            confirming={**self.confirming(asked, planned), self.reason_field: reason, STEP: CHANGE},
+            **await self.effects(pages, request, planned),
         )
 
     def _asked(self, given: Mapping[str, str]) -> dict[str, str]:
         return {name: given.get(name, "") for name in self.fields}
-
-    async def _state(self, pages: PageContext, request: Request, asked: Mapping[str, str]) -> tuple[Any, list[Any]]:
-        """Return the state of the tag, and of a tag to restore the entries with earlier digests, the newest of each."""
-        if self is PURGE:
-            return None, []
-        if self is ACCEPT:
-            observed = await pages.registry.observations.find(Repository(asked["repository"]), Tag(asked["tag"]))
-            if observed is None or observed.known.held is None:
-                raise NoHeldChange(f"no change of {asked['repository']}:{asked['tag']} is held back")
-            return observed, []
-        named = {"repository": asked["repository"], "tag": asked["tag"]}
-        state = await pages.api.read(request, "tag", **named)
-        if self is not RESTORE:
-            return state, []
-        history = await pages.api.read(request, "history", **named, kinds=SETS_DIGEST, limit=ROWS)
-        newest: dict[str, Any] = {}
-        for each in history.items:
-            newest.setdefault(each.digest, each)
-        return state, [each for digest, each in newest.items() if digest != state.tag.digest]
-
-
-def _plan(given: Mapping[str, str]) -> dict[str, str]:
-    return {"plan": given["plan"]} if "plan" in given else {}
-
-
-SEAL: Final = Action("seal", "Seal", ("repository", "tag"))
-UNSEAL: Final = Action("unseal", "Lift the protection of", ("repository", "tag"))
-RESTORE: Final = Action("restore", "Restore", ("repository", "tag", "to"))
-ACCEPT: Final = Action("accept", "Accept", ("repository", "tag", "digest"), conditional=False)
-PURGE: Final = Action("purge", "Purge", ("repository", "reference"), conditional=False)
-ACTIONS: Final = (SEAL, UNSEAL, RESTORE, ACCEPT, PURGE)

@@ -45,13 +45,14 @@ REFUSED_DAYS: Final = KEPT_US // 86_400_000_000
 class Viewer:
     """The person who looks at a page. `user` "": without a login. `needs_login`: callers without a login see less.
 
-    `form_token`: of the forms of the session, "" without one.
+    `form_token`: of the forms of the session, "" without one. `login_us`: when the session began, microseconds since the epoch.
     """
 
     user: str
     operator: bool
     needs_login: bool
     form_token: str = ""
+    login_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ from boltseal.server.api.admin.documents import Decision
 from boltseal.server.api.admin.routes import RequestInvalid, Right
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
+from boltseal.server.web.api_changes import RouteName
 from boltseal.server.web.pages.context import ROWS, NotDone, PageContext, Viewer
 from boltseal.server.web.pages.words import EFFECTS
 
 MAX_RULES_TEXT: Final = 6000
 """Characters of the rules in a form. The command plans with a file of any size."""
+PLAN: Final = RouteName("POST", "rules/plan")
 RULES: Final = "rules"
 TYPED: Final = "ref"
 
@@ -68,7 +70,7 @@ class RulesForm:
                 f"the rules have {len(text)} characters, a form at most {MAX_RULES_TEXT}; use the command"
             )
         tables = await asyncio.to_thread(parse_rule_tables, text.encode(), "the text")
-        plan = await pages.changes.call(request, "rules/plan", {"rules": tables, "limit": ROWS, "cursor": cursor})
+        plan = await pages.changes.call(request, PLAN, {"rules": tables, "limit": ROWS, "cursor": cursor})
         return pages.page("rules_plan", viewer, plan=plan, effects=EFFECTS, rules_text=text, first=not cursor)
 
 
