@@ -126,7 +126,10 @@ class RevokedApiTokens(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of users, API tokens or sessions of pipelines. `subject`: a user, `OWNER (token ID)`, or a pipeline."""
+    """A change of users, API tokens or sessions of pipelines, or a garbage collection.
+
+    `subject`: a user, `OWNER (token ID)`, a pipeline, or the part of a garbage collection.
+    """
 
     number: int
     time: TimeText
@@ -134,7 +137,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     action: Annotated[
         str,
         Meta(
-            description="Such as `token.created`, `token.revoked`, `user.added`, `user.changed`, `user.removed`, `session.revoked`."
+            description="Such as `token.created`, `token.revoked`, `user.added`, `user.changed`, `user.removed`, `session.revoked`, `gc.run`."
         ),
     ]
     subject: str
