@@ -64,6 +64,8 @@ class SilentTagWriter(TagWriter):
         new: TagRow,
         kind: EntryKind,
         extra: dict[str, str],
+        *,
+        decided_by: str | None = None,
     ) -> EntryResult:
         row = dataclasses.replace(new, entry_index=0, changed_us=tx.now_us, changed_by=change.actor.name)
         write = tag_table.add if change.row is None else tag_table.change

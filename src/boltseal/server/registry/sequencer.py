@@ -8,6 +8,8 @@ observations of upstreams' tags are appended the same way to a log of their own,
 - While the clock cannot be right (`ledger.clock`), nothing is written and the server is not ready. An entry of kind
   `recovered` lets time step back to a clock that is behind.
 - A log that may not match its checkpoint takes no entry (`integrator`).
+- Rules that allowed a change are those that the ledger recorded last, or the entry is refused: several servers share a
+  ledger, and one with a former configuration gives no tag by it.
 - The salt prevents guessing an entry from its hash, so hash tiles can be public.
 """
 
@@ -42,6 +44,10 @@ class ClockStepped(Unavailable):
 
 class LedgerMissing(Unavailable):
     """The log was never started in this store: `start_ledger` did not run."""
+
+
+class RulesOutdated(Unavailable):
+    """This process decides by other rules than those that the ledger recorded last. Nothing was changed."""
 
 
 class LedgerFrozen(Unavailable):
@@ -89,12 +95,15 @@ def append(
     reason: str = "",
     extra: Mapping[str, str] | None = None,
     log: Log = LEDGER,
+    decided_by: str | None = None,
 ) -> int:
     """Write one entry and return its index.
 
     `was`: the digest before the change. `previous`: the index of the tag's last entry in this log, -1 for none.
+    `decided_by`: the rules by which the change was allowed, as `RuleSet.canonical`; None for a change that needs none.
 
     Raises:
+        RulesOutdated: another server, or this one since, recorded other rules than `decided_by`.
         LedgerFrozen: the log may not match its checkpoint.
         LedgerMissing: the log was never started.
         ClockBehind: the clock is more than five minutes behind the last entry, and the kind is not `recovered`.
@@ -103,6 +112,12 @@ def append(
     if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
         raise AssertionError(f"{log.name} takes no entries of kind {kind}")
     head = _lock_head(tx, log)
+    if decided_by is not None and decided_by != head.rules:
+        raise RulesOutdated(
+            "this process does not have the rules that the ledger recorded last: nothing was changed; try again, and if that "
+            "fails for longer than a reload takes, give every server of this registry the same rules and restart it, or give "
+            "a command the server's configuration with --config"
+        )
     time_us = _time_of(kind, head.last_time_us, tx.now_us)
     entry = Entry(
         kind=kind,

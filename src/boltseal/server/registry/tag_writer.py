@@ -12,7 +12,7 @@ The steps of a publication:
 3. The seal policy decides: refused, nothing to do, or a change (`policy.seal`).
 4. A change that seals the tag, or lets it settle, requires that the repository has everything under the manifest.
 5. A rule may require signatures and attestations, which were verified before the transaction (`evidence_checks`).
-6. Write row and entry.
+6. Write row and entry, if the rules of this tag writer are still those that the ledger recorded last.
 
 A tag that is settling is not sealed yet (`policy.seal`). It is sealed when its index arrives, when its time is over, and
 before any other change of it: so a delete leaves a tombstone.
@@ -81,6 +81,7 @@ class TagWriter:
 
     def __init__(self, rules: RuleSet) -> None:
         self.rules = rules
+        self._recorded_rules = rules.canonical()
         self._check = TagCheck()
 
     def change(
@@ -119,6 +120,7 @@ class TagWriter:
             ReferencesMissing: the change seals the tag, and the repository lacks content under the manifest.
             TagUnsigned: the rule requires evidence that the manifest does not have.
             EvidenceChanged: the evidence was not judged, or not as the repository has it now.
+            RulesOutdated: the rules of this tag writer are not those that the ledger recorded last.
         """
         repository, tag, row = change.repository, change.tag, change.row
         # 1
@@ -147,7 +149,9 @@ class TagWriter:
             # The client may have addressed the same bytes by another digest than the one that the tag is sealed at.
             queries.add_alias(tx, repository.id, str(pushed.digest), str(row.sealed_digest))
         after = tag_rows.after_push(change, pushed, rule, decision, tx.now_us)
-        return self._record(tx, change, after.row, kind or _KINDS[decision], after.extra | extra)
+        return self._record(
+            tx, change, after.row, kind or _KINDS[decision], after.extra | extra, decided_by=self._recorded_rules
+        )
 
     def _decide(self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, rule: Rule) -> PushDecision:
         state = tag_rows.state_of(change.row)
@@ -423,9 +427,19 @@ class TagWriter:
         self._record(tx, change, tag_rows.deleted(change.row), kind, {})
 
     def _record(
-        self, tx: UnitOfWork, change: TagChange, new: TagRow, kind: EntryKind, extra: dict[str, str]
+        self,
+        tx: UnitOfWork,
+        change: TagChange,
+        new: TagRow,
+        kind: EntryKind,
+        extra: dict[str, str],
+        *,
+        decided_by: str | None = None,
     ) -> EntryResult:
-        """Write row and entry. The entry of a deletion names the deleted digest; `was` is the digest before the change."""
+        """Write row and entry. The entry of a deletion names the deleted digest; `was` is the digest before the change.
+
+        `decided_by`: as of `sequencer.append`.
+        """
         repository, tag, old = change.repository, change.tag, change.row
         shown = new if new.digest is not None else old
         if shown is None or shown.digest is None:
@@ -445,6 +459,7 @@ class TagWriter:
             actor=change.actor.recorded,
             reason=change.reason,
             extra={**extra, **change.actor.ledger_extra},
+            decided_by=decided_by,
         )
         written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=change.actor.recorded)
         (tag_table.add if old is None else tag_table.change)(tx, repository.id, tag, written)
